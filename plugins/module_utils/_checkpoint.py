@@ -1,0 +1,205 @@
+# Copyright: (c) 2026, The gpufleet developers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take a checkpoint of a serving container, in place or as an archive with its manifest.
+
+Touches the container, its in-place checkpoint, and the archive's folder. A failed dump leaves the container serving; a
+failed export brings it back from the images in place. The way back is _restore.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
+
+COMPRESS = ("none", "zstd", "gzip")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What podman_checkpoint was asked for; see the module's documentation for each."""
+
+    name: str
+    archive: Path | None = None
+    compress: str = "none"
+    keep: bool = False
+    leave_running: bool = False
+    tcp_established: bool = False
+    file_locks: bool = False
+    ignore_rootfs: bool = False
+    ignore_volumes: bool = False
+    print_stats: bool = True
+    criu_path: str | None = None
+    criu_config: dict | None = None
+    metadata: dict | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.archive:
+            if not self.archive.is_absolute():
+                raise WarmstartError("bad_input", f"archive must be an absolute path, not {self.archive}.")
+            return
+        for option in ("ignore_rootfs", "ignore_volumes", "metadata"):
+            if getattr(self, option):
+                raise WarmstartError("bad_input", f"{option} needs archive: podman refuses it for a checkpoint in place.")
+        if self.compress != "none":
+            raise WarmstartError("bad_input", f"compress: {self.compress} needs archive: a checkpoint in place is not compressed.")
+
+    def arguments(self, partial: Path | None) -> list[str]:
+        arguments = ["container", "checkpoint"]
+        for option in ("keep", "leave_running", "tcp_established", "file_locks", "ignore_rootfs", "ignore_volumes", "print_stats"):
+            if getattr(self, option):
+                arguments.append("--" + option.replace("_", "-"))
+        if partial:
+            arguments += ["--export", str(partial), "--compress", self.compress]
+        return [*arguments, self.name]
+
+
+def is_current(container: Container, options: Options) -> dict | None:
+    """What an earlier run left, if it is this container's state since it last began to run, and intact; else None."""
+    if options.force:
+        return None
+    if not options.archive:
+        return {"location": str(container.userdata / "checkpoint")} if container.checkpointed_since_start() else None
+    if not options.archive.is_file():
+        return None
+    manifest = _golden.read_manifest(options.archive)
+    if not manifest or manifest["container"]["id"] != container.id or _golden.parse_created(manifest) < container.started:
+        return None
+    if _golden.sha256(options.archive) != manifest["archive"]["sha256"]:
+        return None
+    return {"location": str(options.archive), "manifest": manifest, "size": manifest["archive"]["size"]}
+
+
+def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
+    """Take the checkpoint; the result holds path, size, timings (seconds) and, of an archive, the manifest."""
+    container.require_running()
+    partial = prepare_archive(options.archive) if options.archive else None
+    needed = dumped_bytes(container.pid)
+    require_space(container.userdata, needed)
+    if partial and options.compress == "none":
+        require_space(partial.parent, needed)
+    started = time.monotonic()
+    with criu_environment(podman.runner, options.criu_path, options.criu_config, container.runtime) as path, set_aside(container):
+        try:
+            done = Podman(podman.runner, path).run(*options.arguments(partial), check=False)
+            timings = {"podman": done.seconds, **statistics(done.stdout)}
+            if done.rc != 0:
+                error = podman.runner.failure(done, criu_errors(container.userdata / "dump.log"))
+                raise brought_back(Podman(podman.runner, path), options, error)
+            if partial:
+                result = finish_archive(podman, container, options, partial, timings)
+            else:
+                contents = _archive.read_in_place(podman.get(container.id))
+                result = {"location": str(container.userdata / "checkpoint"), "size": sum(contents.parts.values()), "parts": contents.parts}
+        finally:
+            if partial:
+                partial.unlink(missing_ok=True)
+    timings["total"] = time.monotonic() - started
+    return {**result, "timings": timings}
+
+
+@contextlib.contextmanager
+def set_aside(container: Container) -> Iterator[None]:
+    """Keep the last good checkpoint in place out of the way of the new dump, and put it back if that fails."""
+    current, previous = container.userdata / "checkpoint", container.userdata / "checkpoint.previous"
+    if container.has_checkpoint():
+        shutil.rmtree(previous, ignore_errors=True)
+        current.rename(previous)
+    try:
+        yield
+    except BaseException:
+        if previous.exists():
+            shutil.rmtree(current, ignore_errors=True)
+            previous.rename(current)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def prepare_archive(archive: Path) -> Path:
+    """Make the archive's folder (0700) and name the file beside it that podman is to write."""
+    if archive.is_dir():
+        raise WarmstartError("bad_input", f"archive is a folder: {archive}. Name a file in it.")
+    archive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _golden.manifest_path(archive).exists() and _golden.read_manifest(archive) is None:
+        raise WarmstartError("archive_exists", f"{_golden.manifest_path(archive)} belongs to another archive than {archive.name}.")
+    return archive.with_name(f".{archive.name}.partial")
+
+
+def finish_archive(podman: Podman, container: Container, options: Options, partial: Path, timings: dict) -> dict:
+    """Verify what podman wrote, give it its final name, and write its manifest."""
+    os.chmod(partial, 0o600)
+    started = time.monotonic()
+    contents = _archive.read_archive(partial)
+    digest = _golden.sha256(partial)
+    timings["verify"] = time.monotonic() - started
+    manifest = {
+        "schema": _golden.SCHEMA,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
+        "host": podman.info(),
+        "criu": Criu(podman.runner, options.criu_path).version(),
+        "container": contents.summary(),
+        "archive": {
+            "file": options.archive.name,
+            "size": partial.stat().st_size,
+            "sha256": digest,
+            "compression": contents.compression,
+            "parts": contents.parts,
+        },
+        "timings": timings,
+        "metadata": options.metadata or {},
+    }
+    partial.replace(options.archive)
+    _golden.write_manifest(options.archive, manifest)
+    return {"location": str(options.archive), "size": manifest["archive"]["size"], "parts": contents.parts, "manifest": manifest}
+
+
+def brought_back(podman: Podman, options: Options, error: WarmstartError) -> WarmstartError:
+    """See to it that the container serves after a failed checkpoint, and say in the error which state it is in.
+
+    CRIU resumes the processes itself when a dump fails. When the dump worked and the export failed (a full disk), they
+    are gone, and the images in place bring them back.
+    """
+    container = podman.get(options.name)
+    if not container.running and container.has_checkpoint():
+        flags = ["--tcp-established"] if options.tcp_established else []
+        podman.run("container", "restore", *flags, options.name, check=False)
+        container = podman.get(options.name)
+    error.facts["container_state"] = container.state["Status"]
+    error.detail = f"{error.detail} The container is {container.state['Status']}."
+    return error
+
+
+def dumped_bytes(pid: int) -> int:
+    """About how much CRIU will write: anonymous and shared memory of the container's first process and its descendants."""
+    total, pending = 0, [pid]
+    while pending:
+        process = pending.pop()
+        try:
+            status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+            children = [Path(task, "children").read_text(encoding="utf-8") for task in Path(f"/proc/{process}/task").iterdir()]
+        except OSError:
+            continue
+        pending += [int(child) for line in children for child in line.split()]
+        for line in status.splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def require_space(folder: Path, needed: int) -> None:
+    free = os.statvfs(folder)
+    available = free.f_bavail * free.f_frsize
+    if available < needed:
+        raise WarmstartError("disk_full", f"{folder} has {available >> 20} MiB free, the checkpoint takes about {needed >> 20} MiB.")

@@ -1,0 +1,225 @@
+# Copyright: (c) 2026, The gpufleet developers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore a container, in place or from an archive, and probe it to its first token; cold start it where that fails.
+
+Touches the container of that name and nothing else. What a checkpoint is and how it is taken is in _checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import criu_environment
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import (
+    Container,
+    Podman,
+    criu_errors,
+    declaration_digest,
+    statistics,
+)
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import Probe
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._server import (
+    cold_start,
+    probe_timings,
+    published_ports,
+    require_free_ports,
+    still_serving,
+)
+
+FLAGS = ("keep", "tcp_established", "tcp_close", "ignore_static_ip", "ignore_static_mac", "ignore_rootfs", "ignore_volumes", "print_stats")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What podman_restore was asked for; see the module's documentation for each."""
+
+    name: str
+    archive: Path | None = None
+    keep: bool = True
+    publish: tuple[str, ...] = ()
+    replace: bool = False
+    tcp_established: bool = False
+    tcp_close: bool = False
+    ignore_static_ip: bool = False
+    ignore_static_mac: bool = False
+    ignore_rootfs: bool = False
+    ignore_volumes: bool = False
+    print_stats: bool = True
+    criu_path: str | None = None
+    criu_config: dict | None = None
+    fallback: dict | None = None
+
+    def __post_init__(self) -> None:
+        if self.tcp_established and self.tcp_close:
+            raise WarmstartError("bad_input", "tcp_established keeps the open connections and tcp_close closes them: choose one.")
+        if self.archive and self.tcp_established:
+            raise WarmstartError(
+                "bad_input",
+                "podman refuses tcp_established together with a name, and a restore from an archive is given one: use tcp_close.",
+            )
+        if self.archive:
+            return
+        for option in ("publish", "ignore_rootfs", "ignore_volumes", "replace"):
+            if getattr(self, option):
+                raise WarmstartError("bad_input", f"{option} needs archive: podman refuses it for a restore in place.")
+
+    def arguments(self) -> list[str]:
+        arguments = ["container", "restore", *("--" + flag.replace("_", "-") for flag in FLAGS if getattr(self, flag))]
+        if not self.archive:
+            return [*arguments, self.name]
+        for entry in self.publish:
+            arguments += ["--publish", entry]
+        return [*arguments, "--import", str(self.archive), "--name", self.name]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a look at the host, without touching it, says is to be done."""
+
+    identity: str | None  # of the archive (_golden.identity)
+    ports: list[tuple[str, int]]  # address and port that the restored server publishes
+    runtime: str  # that the checkpoint was taken with
+    serving: bool  # the container already runs, from this checkpoint
+
+
+def plan(options: Options, holder: Container | None) -> Plan:
+    """Look at the checkpoint and at `holder`, the container that has the name.
+
+    Raises archive_missing, archive_corrupt, checkpoint_missing, name_in_use.
+    """
+    if not options.archive:
+        if holder and holder.running:
+            return Plan(None, [], holder.runtime, serving=True)
+        if holder is None or not holder.has_checkpoint():
+            raise WarmstartError("checkpoint_missing", f"{options.name} has no checkpoint in place on this host.")
+        return Plan(None, holder.published(), holder.runtime, serving=False)
+    if not options.archive.is_file():
+        raise WarmstartError("archive_missing", f"There is no file {options.archive}.")
+    manifest = _golden.read_manifest(options.archive)
+    identity = _golden.identity(options.archive, manifest)
+    if holder and holder.running and serves(options, holder, identity):
+        return Plan(identity, [], holder.runtime, serving=True)
+    if holder and not options.replace:
+        raise WarmstartError("name_in_use", f"{options.name} is {holder.state['Status']} and was not restored from {options.archive}.")
+    if manifest:
+        _golden.verify(options.archive, manifest["archive"]["sha256"])
+        summary = manifest["container"]
+    else:
+        summary = _archive.read_archive(options.archive).summary()
+    ports = published_ports(options.publish) or [(port["host_ip"], port["host_port"]) for port in summary["ports"]]
+    return Plan(identity, ports, summary["runtime"], serving=False)
+
+
+def serves(options: Options, holder: Container, identity: str) -> bool:
+    """Whether the running `holder` is what was asked for: restored from this archive, or cold started in its stead."""
+    if _golden.was_restored_from(holder.id, identity):
+        return True
+    return not options.replace and options.fallback is not None and holder.declaration == declaration_digest(options.fallback)
+
+
+def restore(podman: Podman, options: Options, probe: Probe | None, check_mode: bool = False) -> dict:
+    """Restore as planned; `path_taken` is running, in_place, archive or cold_start, with `reason` where a restore failed.
+
+    The clock of `timings` runs from the restore command to the first token. Raises WarmstartError if neither the restore
+    nor the fallback serves; then what held the name before holds it again, and runs if it ran.
+    """
+    holder = podman.inspect(options.name)
+    try:
+        planned = plan(options, holder)
+        if planned.serving:
+            return {"changed": False, "path_taken": "running", "container_id": holder.id, **still_serving(probe)}
+    except WarmstartError as error:
+        if not may_fall_back(options, holder):
+            raise
+        return fall_back(podman, options, probe, error, check_mode)
+    if check_mode:
+        return {"changed": True, "path_taken": "archive" if options.archive else "in_place", "timings": {}}
+    with standing_aside(podman, options.name, holder if options.archive else None):
+        try:
+            return {"changed": True, **restore_now(podman, options, planned, probe)}
+        except WarmstartError as error:
+            if options.fallback is None:
+                raise
+            return fall_back(podman, options, probe, error)
+
+
+def may_fall_back(options: Options, holder: Container | None) -> bool:
+    """A cold start may take the name if nobody has it, if it failed to restore in place, or if it is to be replaced."""
+    return options.fallback is not None and (holder is None or options.replace or not (holder.running or options.archive))
+
+
+def fall_back(podman: Podman, options: Options, probe: Probe | None, error: WarmstartError, check_mode: bool = False) -> dict:
+    """Cold start under the same name; the container that failed to restore goes only once the new one serves."""
+    told = {"changed": True, "path_taken": "cold_start", **error.as_result()}
+    if check_mode:
+        return {**told, "timings": {}}
+    with standing_aside(podman, options.name, podman.inspect(options.name)):
+        try:
+            return {**told, **cold_start(podman, options.name, options.fallback, probe)}
+        except WarmstartError as second:
+            second.facts["restore_reason"] = error.reason.code
+            second.detail = f"{second.detail} Before that, the restore failed: {error}"
+            raise
+
+
+@contextlib.contextmanager
+def standing_aside(podman: Podman, name: str, container: Container | None) -> Iterator[None]:
+    """Free the name of `container`; it is removed after success, and has its name and runs again after failure."""
+    if container is None:
+        yield
+        return
+    if container.running:
+        podman.stop(container.id)
+    podman.rename(container.id, f"{name}-aside-{container.id[:12]}")
+    try:
+        yield
+    except BaseException:
+        podman.rename(container.id, name)
+        if container.running:
+            podman.run("container", "start", container.id)
+        raise
+    podman.remove(container.id)
+
+
+def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | None) -> dict:
+    require_free_ports(planned.ports, probe)
+    with criu_environment(podman.runner, options.criu_path, options.criu_config, planned.runtime) as path:
+        started = time.monotonic()
+        done = Podman(podman.runner, path).run(*options.arguments(), check=False)
+        try:
+            if done.rc != 0:
+                raise podman.runner.failure(done, restore_log(podman, options.name))
+            answer = probe.run(started) if probe else {}
+        except WarmstartError:
+            undo(podman, options)
+            raise
+    timings = probe_timings({"podman": done.seconds, **statistics(done.stdout)}, answer, started)
+    container = podman.get(options.name)
+    if options.archive:
+        _golden.note_restored(container.id, planned.identity)
+    return {
+        "path_taken": "archive" if options.archive else "in_place",
+        "container_id": container.id,
+        "probe": answer,
+        "timings": timings,
+    }
+
+
+def restore_log(podman: Podman, name: str) -> str:
+    container = podman.inspect(name)
+    return criu_errors(container.userdata / "restore.log") if container else ""
+
+
+def undo(podman: Podman, options: Options) -> None:
+    """Leave no half-restored container: an import is removed, a container in place is stopped with its images kept."""
+    if options.archive:
+        podman.remove(options.name)
+    else:
+        podman.run("container", "stop", "--time", "0", options.name, check=False)
