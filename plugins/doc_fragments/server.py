@@ -8,7 +8,10 @@ from __future__ import annotations
 from textwrap import indent
 
 SUBOPTIONS = indent(
-    r"""image:
+    r"""name:
+  description: Accepted so that one variable can declare a server whole; O(name) names the container.
+  type: str
+image:
   description: The container's image.
   type: str
   required: true

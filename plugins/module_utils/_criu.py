@@ -122,9 +122,9 @@ def parse_config(text: str) -> dict:
     return options
 
 
-def config_files(home: str | None = None) -> dict[str, dict]:
+def config_files() -> dict[str, dict]:
     """The configuration files that exist on this host, in the order CRIU reads them, with their options."""
-    home = home or os.environ.get("HOME", "/root")
+    home = os.environ.get("HOME", "/root")
     paths = (f"{CONFIG_FOLDER}/default.conf", f"{home}/.criu/default.conf", f"{CONFIG_FOLDER}/crun.conf", f"{CONFIG_FOLDER}/runc.conf")
     return {path: parse_config(Path(path).read_text(errors="replace")) for path in paths if os.access(path, os.R_OK)}
 

@@ -20,6 +20,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import 
 
 # What a server is made of: the arguments of `podman run` that a cold start needs.
 SERVER_OPTIONS = {
+    "name": {"type": "str"},  # lets one variable hold the name beside the rest; the modules have their own option
     "image": {"type": "str", "required": True},
     "command": {"type": "list", "elements": "str", "default": []},
     "env": {"type": "dict", "default": {}, "no_log": True},
@@ -175,7 +176,7 @@ def run_arguments(name: str, server: dict) -> tuple[list[str], dict[str, str]]:
 
 def declaration_digest(server: dict) -> str:
     """A digest of the declared server, by which a changed declaration is noticed."""
-    declared = {key: server.get(key) for key in SERVER_OPTIONS if server.get(key)}
+    declared = {key: server.get(key) for key in SERVER_OPTIONS if key != "name" and server.get(key)}
     return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -32,7 +32,7 @@ PROBE_OPTIONS = {
     "first_token": {"type": "bool", "default": False},
     "api": {"type": "str", "choices": ["completions", "chat"], "default": "completions"},
     "prompt": {"type": "str", "default": "The capital of France is"},
-    "max_tokens": {"type": "int", "default": 16},
+    "max_tokens": {"type": "int", "default": 16, "no_log": False},
     "headers": {"type": "dict", "no_log": True},
 }
 

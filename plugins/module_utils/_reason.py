@@ -35,7 +35,7 @@ REASONS = {
             "A process holds an io_uring, which CRIU cannot dump.",
             "Start the server with the seccomp profile that role prerequisites installs (it answers ENOSYS to io_uring), "
             "or set sysctl kernel.io_uring_disabled=2.",
-            (r"anon_inode:\[io_uring\]",),
+            (r"anon_inode:\[io_uring\]", r"send_fds failed \(-22\)"),
         ),
         Reason(
             "link_remap",
@@ -89,7 +89,7 @@ REASONS = {
             "restore_cap",
             "podman ends the runtime's part of a restore after 240 s.",
             "Read the checkpoint from faster storage: restore in place, or keep the archive on NVMe or tmpfs.",
-            (r"container restore.*timed? ?out.*240", r"restore.*context deadline exceeded"),
+            (r"container creation timeout",),  # libpod/oci_conmon_common.go, ContainerCreateTimeout
         ),
         Reason(
             "timeout",
@@ -137,7 +137,7 @@ REASONS = {
             "name_in_use",
             "Another container already has this name.",
             "Choose another name, or remove that container first.",
-            (r"container name .* is already in use", r"name .* is in use"),
+            (r"container name .* is already in use", r"that (?:ID|name) is already in use"),
         ),
         Reason(
             "port_in_use",
@@ -149,7 +149,7 @@ REASONS = {
             "image_missing",
             "The container's image is not on this host with the same ID.",
             "Pull that image by digest before the restore; a moved tag has another ID.",
-            (r"image not known", r"no such image", r"unable to find image", r"unable to retrieve the image"),
+            (r"image not known", r"no such image", r"unable to copy from source docker://"),
         ),
         Reason(
             "mount_missing",
@@ -158,7 +158,7 @@ REASONS = {
             (
                 r"statfs \S+: no such file or directory",
                 r"mount (?:source|point)[^\n]* (?:does not exist|[Nn]o such file)",
-                r"cannot stat `[^`']+['`]: No such file",
+                r"stat `[^`']+['`]: No such file",
                 r"Unable to restore, the following mount points do not exist",
             ),
         ),
