@@ -131,7 +131,8 @@ def prepare_archive(archive: Path) -> Path:
     """Make the archive's folder (0700) and name the file beside it that podman is to write."""
     if archive.is_dir():
         raise WarmstartError("bad_input", f"archive is a folder: {archive}. Name a file in it.")
-    archive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in [*reversed(archive.parent.parents), archive.parent]:
+        folder.mkdir(mode=0o700, exist_ok=True)
     if _golden.manifest_path(archive).exists() and _golden.read_manifest(archive) is None:
         raise WarmstartError("archive_exists", f"{_golden.manifest_path(archive)} belongs to another archive than {archive.name}.")
     return archive.with_name(f".{archive.name}.partial")

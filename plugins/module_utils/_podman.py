@@ -125,6 +125,15 @@ class Podman:
             raise WarmstartError("container_missing", f"No container is called {name}.")
         return container
 
+    def require_image(self, name: str, image_id: str) -> None:
+        """Refuse with image_missing a tag that moved, or a local image that is not here; podman pulls any other."""
+        result = self.run("image", "inspect", "--format", "{{.Id}}", name, check=False)
+        found = result.stdout.strip()
+        if result.rc == 0 and found != image_id:
+            raise WarmstartError("image_missing", f"{name} is {found[:12]} here, the checkpoint was taken with {image_id[:12]}.")
+        if result.rc != 0 and name.startswith("localhost/"):
+            raise WarmstartError("image_missing", f"There is no {name} ({image_id[:12]}).")
+
     def start_server(self, name: str, server: dict) -> Result:
         """`podman run` for the declared `server` (SERVER_OPTIONS); the values of its environment stay out of argv."""
         arguments, env = run_arguments(name, server)

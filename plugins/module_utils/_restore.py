@@ -89,10 +89,10 @@ class Plan:
     serving: bool  # the container already runs, from this checkpoint
 
 
-def plan(options: Options, holder: Container | None) -> Plan:
+def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
     """Look at the checkpoint and at `holder`, the container that has the name.
 
-    Raises archive_missing, archive_corrupt, checkpoint_missing, name_in_use.
+    Raises archive_missing, archive_corrupt, checkpoint_missing, image_missing, name_in_use.
     """
     if not options.archive:
         if holder and holder.running:
@@ -113,6 +113,7 @@ def plan(options: Options, holder: Container | None) -> Plan:
         summary = manifest["container"]
     else:
         summary = _archive.read_archive(options.archive).summary()
+    podman.require_image(summary["image"], summary["image_id"])
     ports = published_ports(options.publish) or [(port["host_ip"], port["host_port"]) for port in summary["ports"]]
     return Plan(identity, ports, summary["runtime"], serving=False)
 
@@ -132,7 +133,7 @@ def restore(podman: Podman, options: Options, probe: Probe | None, check_mode: b
     """
     holder = podman.inspect(options.name)
     try:
-        planned = plan(options, holder)
+        planned = plan(podman, options, holder)
         if planned.serving:
             return {"changed": False, "path_taken": "running", "container_id": holder.id, **still_serving(probe)}
     except WarmstartError as error:
