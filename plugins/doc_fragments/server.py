@@ -11,6 +11,13 @@ SUBOPTIONS = indent(
     r"""name:
   description: Accepted so that one variable can declare a server whole; O(name) names the container.
   type: str
+engine:
+  description:
+    - The inference server in the container. Its profile adds the environment, arguments and seccomp profile that a checkpoint
+      needs, where the declaration does not say otherwise, and lets it sleep before a checkpoint.
+  type: str
+  choices: [vllm, sglang, llama_cpp, openai]
+  default: openai
 image:
   description: The container's image.
   type: str

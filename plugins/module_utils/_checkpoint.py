@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _freeze, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Result
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
@@ -43,6 +44,9 @@ class Options:
     criu_path: str | None = None
     criu_config: dict | None = None
     metadata: dict | None = None
+    gpu_method: str = "auto"
+    lock_timeout: float = 10.0
+    sleep_level: int = 1
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -83,31 +87,56 @@ def is_current(container: Container, options: Options) -> dict | None:
 
 
 def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
-    """Take the checkpoint; the result holds path, size, timings (seconds) and, of an archive, the manifest."""
+    """Take the checkpoint; the result holds location, size, parts, timings (seconds) and, of an archive, the manifest."""
     container.require_running()
     partial = prepare_archive(options.archive) if options.archive else None
+    started = time.monotonic()
+    frozen, timings, froze = _freeze.freeze(podman.runner, container, options.gpu_method, options.sleep_level, options.lock_timeout)
+    try:
+        _freeze.require_dumpable(container)
+        with set_aside(container):
+            result = dump(podman, container, options, partial, frozen, timings)
+    except BaseException:
+        if froze and podman.get(container.id).running:
+            _freeze.thaw(podman.runner, podman.get(container.id), frozen)
+        raise
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+    if froze and options.leave_running:
+        timings.update(_freeze.thaw(podman.runner, container, frozen)[0])
+    timings["total"] = time.monotonic() - started
+    return {**result, "timings": timings}
+
+
+def dump(podman: Podman, container: Container, options: Options, partial: Path | None, frozen: _freeze.Frozen, timings: dict) -> dict:
+    """podman's and CRIU's part, and what makes it a checkpoint that can be trusted: space before, reading back after."""
     needed = dumped_bytes(container.pid)
     require_space(container.userdata, needed)
     if partial and options.compress == "none":
         require_space(partial.parent, needed)
-    started = time.monotonic()
-    with criu_environment(podman.runner, options.criu_path, options.criu_config, container.runtime) as path, set_aside(container):
-        try:
-            done = Podman(podman.runner, path).run(*options.arguments(partial), check=False)
-            timings = {"podman": done.seconds, **statistics(done.stdout)}
-            if done.rc != 0:
-                error = podman.runner.failure(done, criu_errors(container.userdata / "dump.log"))
-                raise brought_back(Podman(podman.runner, path), options, error)
-            if partial:
-                result = finish_archive(podman, container, options, partial, timings)
-            else:
-                contents = _archive.read_in_place(podman.get(container.id))
-                result = {"location": str(container.userdata / "checkpoint"), "size": sum(contents.parts.values()), "parts": contents.parts}
-        finally:
-            if partial:
-                partial.unlink(missing_ok=True)
-    timings["total"] = time.monotonic() - started
-    return {**result, "timings": timings}
+    config = {**frozen.criu_config(), **(options.criu_config or {})}
+    with criu_environment(podman.runner, options.criu_path, config, container.runtime) as path:
+        done = checkpoint_command(Podman(podman.runner, path), container, options.arguments(partial))
+        if done.rc != 0:
+            error = podman.runner.failure(done, criu_errors(container.userdata / "dump.log"))
+            raise brought_back(Podman(podman.runner, path), options, error)
+    timings.update({"podman": done.seconds, **statistics(done.stdout)})
+    _freeze.write_record(container, frozen)
+    if partial:
+        return finish_archive(podman, container, options, partial, frozen, timings)
+    contents = _archive.read_in_place(podman.get(container.id))
+    return {"location": str(container.userdata / "checkpoint"), "size": sum(contents.parts.values()), "parts": contents.parts}
+
+
+def checkpoint_command(podman: Podman, container: Container, arguments: list[str]) -> Result:
+    """Run podman; try again where a client was just connecting or leaving, which CRIU refuses and which soon passes."""
+    for attempt in range(3):
+        time.sleep(0.5 * attempt)
+        done = podman.run(*arguments, check=False)
+        if done.rc == 0 or "In-flight connection" not in done.output + criu_errors(container.userdata / "dump.log"):
+            break
+    return done
 
 
 @contextlib.contextmanager
@@ -138,7 +167,7 @@ def prepare_archive(archive: Path) -> Path:
     return archive.with_name(f".{archive.name}.partial")
 
 
-def finish_archive(podman: Podman, container: Container, options: Options, partial: Path, timings: dict) -> dict:
+def finish_archive(podman: Podman, container: Container, options: Options, partial: Path, frozen: _freeze.Frozen, timings: dict) -> dict:
     """Verify what podman wrote, give it its final name, and write its manifest."""
     os.chmod(partial, 0o600)
     started = time.monotonic()
@@ -158,6 +187,7 @@ def finish_archive(podman: Podman, container: Container, options: Options, parti
             "compression": contents.compression,
             "parts": contents.parts,
         },
+        "gpu": frozen.record(),
         "timings": timings,
         "metadata": options.metadata or {},
     }

@@ -74,7 +74,7 @@ class Runner:
         code = reason.code if reason else "command_failed"
         return WarmstartError(
             code,
-            f"{' '.join(result.argv[:3])} ended with {result.rc}: {last_lines(result.output)}",
+            f"{' '.join(result.argv[:3])} ended with {result.rc}: {last_lines(log or result.stderr or result.stdout)}",
             rc=result.rc,
             stdout=result.stdout,
             stderr=result.stderr,

@@ -21,6 +21,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import 
 # What a server is made of: the arguments of `podman run` that a cold start needs.
 SERVER_OPTIONS = {
     "name": {"type": "str"},  # lets one variable hold the name beside the rest; the modules have their own option
+    "engine": {"type": "str", "choices": ["vllm", "sglang", "llama_cpp", "openai"], "default": "openai"},
     "image": {"type": "str", "required": True},
     "command": {"type": "list", "elements": "str", "default": []},
     "env": {"type": "dict", "default": {}, "no_log": True},
@@ -32,6 +33,7 @@ SERVER_OPTIONS = {
 }
 
 DECLARATION_LABEL = "gpufleet.warmstart.declaration"
+ENGINE_LABEL = "gpufleet.warmstart.engine"
 
 
 class Container:
@@ -52,10 +54,19 @@ class Container:
     def pid(self) -> int:
         return int(self.state["Pid"]) if self.running else 0
 
+    def label(self, name: str) -> str:
+        return (self.facts["Config"].get("Labels") or {}).get(name, "")
+
     @property
     def declaration(self) -> str:
         """The digest of the declaration it was started from, or an empty string."""
-        return (self.facts["Config"].get("Labels") or {}).get(DECLARATION_LABEL, "")
+        return self.label(DECLARATION_LABEL)
+
+    @property
+    def engine(self) -> tuple[str, str]:
+        """Name and URL of the engine in it, as it was started; empty strings where nobody said."""
+        name, _space, url = self.label(ENGINE_LABEL).partition(" ")
+        return name, url
 
     @property
     def userdata(self) -> Path:
@@ -70,6 +81,10 @@ class Container:
     def has_checkpoint(self) -> bool:
         """Whether a complete checkpoint lies in place (CRIU writes inventory.img last)."""
         return (self.userdata / "checkpoint" / "inventory.img").is_file()
+
+    def page_files(self) -> tuple[Path, ...]:
+        """The memory pages of the checkpoint in place."""
+        return tuple(sorted((self.userdata / "checkpoint").glob("pages-*.img")))
 
     def require_running(self) -> None:
         if not self.running:
@@ -134,9 +149,9 @@ class Podman:
         if result.rc != 0 and name.startswith("localhost/"):
             raise WarmstartError("image_missing", f"There is no {name} ({image_id[:12]}).")
 
-    def start_server(self, name: str, server: dict) -> Result:
-        """`podman run` for the declared `server` (SERVER_OPTIONS); the values of its environment stay out of argv."""
-        arguments, env = run_arguments(name, server)
+    def start_server(self, name: str, server: dict, labels: dict[str, str]) -> Result:
+        """`podman run` for `server` (SERVER_OPTIONS); the values of its environment stay out of argv."""
+        arguments, env = run_arguments(name, server, labels)
         return self.run(*arguments, env=env)
 
     def stop(self, name: str) -> None:
@@ -165,14 +180,16 @@ class Podman:
         }
 
 
-def run_arguments(name: str, server: dict) -> tuple[list[str], dict[str, str]]:
+def run_arguments(name: str, server: dict, labels: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The arguments of podman that start `server` as container `name`, and the environment to run podman with.
 
     `--env NAME` without a value takes it from podman's own environment, so no secret stands in argv or in the
     CreateCommand that podman keeps.
     """
     env = {key: str(value) for key, value in (server.get("env") or {}).items()}
-    arguments = ["run", "--detach", "--name", name, "--label", f"{DECLARATION_LABEL}={declaration_digest(server)}"]
+    arguments = ["run", "--detach", "--name", name]
+    for key, value in labels.items():
+        arguments += ["--label", f"{key}={value}"]
     for key in env:
         arguments += ["--env", key]
     for option, values in (("--volume", "volumes"), ("--publish", "publish"), ("--device", "devices")):

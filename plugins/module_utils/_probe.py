@@ -56,7 +56,7 @@ class Probe:
 
     def __init__(self, options: dict, alive: Callable[[], None] | None = None) -> None:
         # Imported here, since it takes 0.1 to 0.3 s that must not be on anybody's clock.
-        self._httpx = _need("httpx")
+        self._httpx = need("httpx")
         self._options = {name: spec.get("default") if options.get(name) is None else options[name] for name, spec in PROBE_OPTIONS.items()}
         self._check_numbers()
         self.url = self._base_url()  # public: others check who listens there
@@ -313,7 +313,7 @@ class Probe:
     def _compiled_condition(self):
         if not self._options["condition"]:
             return None
-        jmespath = _need("jmespath")
+        jmespath = need("jmespath")
         try:
             condition = jmespath.compile(self._options["condition"])
             condition.search({})  # an unknown function is found no earlier
@@ -325,7 +325,7 @@ class Probe:
         return condition
 
 
-def _need(library: str):
+def need(library: str):
     """Import a library that the managed host may lack."""
     try:
         return importlib.import_module(library)

@@ -84,7 +84,7 @@ def leftover_devices(pids) -> dict[int, list[str]]:
     for pid in pids:
         held = set()
         try:
-            held.update(os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
+            held.update(os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd"))
             maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
             held.update(line.split(None, 5)[5] for line in maps if "/dev/nvidia" in line)
         except OSError:

@@ -50,6 +50,12 @@ REASONS = {
             (r"Can't dump ghost file", r"ghost file .* increase limit"),
         ),
         Reason(
+            "external_socket",
+            "A process is connected to the Unix socket of a process outside its container.",
+            "Close that connection before the checkpoint, such as that of a mounted socket.",
+            (r"External socket is used",),
+        ),
+        Reason(
             "iptables_missing",
             "CRIU could not lock the container's network with iptables.",
             "Set network-lock nftables in CRIU's configuration (role prerequisites does), or install iptables.",
@@ -206,6 +212,7 @@ REASONS = {
         Reason("malformed_stream", "The server's stream is not a series of OpenAI-style events.", "Check the URL and the API (completions or chat)."),
         Reason("no_tokens", "The server ended its answer without a single token.", "Check the prompt, the model and max_tokens."),
         Reason("server_exited", "The container ended before the server became healthy.", "Read the server's log (podman logs NAME)."),
+        Reason("engine_refused", "The engine did not sleep or wake when asked.", "Check that its URL is right and that it was started with its profile (engine)."),
         # GPU (_gpu.py, _cuda.py):
         Reason("no_gpu", "This host has no NVIDIA GPU, or its driver is not loaded.", "Install the driver and check that nvidia-smi lists the GPU."),
         Reason("driver_too_old", "The NVIDIA driver is too old for this.", "Install driver 580 or newer (570 for suspend and checkpoint without a GPU map)."),

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _cuda, _freeze, _golden
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import criu_environment
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._memory import huge_pages, warm_up
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import (
     Container,
     Podman,
@@ -29,8 +30,10 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._server import 
     cold_start,
     probe_timings,
     published_ports,
+    remove,
     require_free_ports,
     still_serving,
+    stop,
 )
 
 FLAGS = ("keep", "tcp_established", "tcp_close", "ignore_static_ip", "ignore_static_mac", "ignore_rootfs", "ignore_volumes", "print_stats")
@@ -55,6 +58,8 @@ class Options:
     criu_path: str | None = None
     criu_config: dict | None = None
     fallback: dict | None = None
+    gpu_map: dict | None = None
+    thp: str = "always"
 
     def __post_init__(self) -> None:
         if self.tcp_established and self.tcp_close:
@@ -87,6 +92,8 @@ class Plan:
     ports: list[tuple[str, int]]  # address and port that the restored server publishes
     runtime: str  # that the checkpoint was taken with
     serving: bool  # the container already runs, from this checkpoint
+    files: tuple[Path, ...] = ()  # that the restore will read
+    frozen: _freeze.Frozen = _freeze.NOT_FROZEN  # how its GPU processes were suspended
 
 
 def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
@@ -99,7 +106,7 @@ def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
             return Plan(None, [], holder.runtime, serving=True)
         if holder is None or not holder.has_checkpoint():
             raise WarmstartError("checkpoint_missing", f"{options.name} has no checkpoint in place on this host.")
-        return Plan(None, holder.published(), holder.runtime, serving=False)
+        return Plan(None, holder.published(), holder.runtime, False, holder.page_files(), _freeze.read_record(holder))
     if not options.archive.is_file():
         raise WarmstartError("archive_missing", f"There is no file {options.archive}.")
     manifest = _golden.read_manifest(options.archive)
@@ -115,7 +122,8 @@ def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
         summary = _archive.read_archive(options.archive).summary()
     podman.require_image(summary["image"], summary["image_id"])
     ports = published_ports(options.publish) or [(port["host_ip"], port["host_port"]) for port in summary["ports"]]
-    return Plan(identity, ports, summary["runtime"], serving=False)
+    frozen = _freeze.Frozen.from_record((manifest or {}).get("gpu"))
+    return Plan(identity, ports, summary["runtime"], False, (options.archive,), frozen)
 
 
 def serves(options: Options, holder: Container, identity: str) -> bool:
@@ -135,7 +143,7 @@ def restore(podman: Podman, options: Options, probe: Probe | None, check_mode: b
     try:
         planned = plan(podman, options, holder)
         if planned.serving:
-            return {"changed": False, "path_taken": "running", "container_id": holder.id, **still_serving(probe)}
+            return {"container_id": holder.id, **go_on(podman, options, holder, probe, check_mode)}
     except WarmstartError as error:
         if not may_fall_back(options, holder):
             raise
@@ -177,7 +185,7 @@ def standing_aside(podman: Podman, name: str, container: Container | None) -> It
         yield
         return
     if container.running:
-        podman.stop(container.id)
+        stop(podman, container.id)
     podman.rename(container.id, f"{name}-aside-{container.id[:12]}")
     try:
         yield
@@ -186,23 +194,49 @@ def standing_aside(podman: Podman, name: str, container: Container | None) -> It
         if container.running:
             podman.run("container", "start", container.id)
         raise
-    podman.remove(container.id)
+    remove(podman, container.id)
+
+
+def go_on(podman: Podman, options: Options, holder: Container, probe: Probe | None, check_mode: bool) -> dict:
+    """The container runs from this checkpoint: probe it, after a resume if its GPU processes are suspended."""
+    if not _freeze.is_suspended(podman.runner, holder):
+        return {"changed": False, "path_taken": "running", **still_serving(probe)}
+    if check_mode:
+        return {"changed": True, "path_taken": "resume", "timings": {}}
+    return {"changed": True, "path_taken": "resume", **resume(podman, holder, _freeze.read_record(holder), options.gpu_map, probe)}
+
+
+def resume(podman: Podman, container: Container, frozen: _freeze.Frozen, gpu_map: dict | None, probe: Probe | None) -> dict:
+    """Resume and wake a suspended container, and probe it, on one clock."""
+    started = time.monotonic()
+    timings, _changed = _freeze.thaw(podman.runner, container, frozen, gpu_map)
+    answer = probe.run(started) if probe else {}
+    return {"probe": answer, "timings": probe_timings({"podman": 0.0, **timings}, answer, started)}
 
 
 def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | None) -> dict:
     require_free_ports(planned.ports, probe)
-    with criu_environment(podman.runner, options.criu_path, options.criu_config, planned.runtime) as path:
+    if planned.frozen.method == "driver_api":
+        _cuda.Cuda.preload()  # 0.2 s that pass while podman restores
+    config = {**planned.frozen.criu_config(), **(options.criu_config or {})}
+    with criu_environment(podman.runner, options.criu_path, config, planned.runtime) as path:
         started = time.monotonic()
-        done = Podman(podman.runner, path).run(*options.arguments(), check=False)
+        warm_up(planned.files)
+        with huge_pages() if options.thp == "always" else contextlib.nullcontext():
+            done = Podman(podman.runner, path).run(*options.arguments(), check=False)
         try:
             if done.rc != 0:
                 raise podman.runner.failure(done, restore_log(podman, options.name))
+            timings = {"podman": done.seconds, **statistics(done.stdout)}
+            if planned.frozen.method != "none":
+                timings.update(_freeze.thaw(podman.runner, podman.get(options.name), planned.frozen, options.gpu_map)[0])
             answer = probe.run(started) if probe else {}
         except WarmstartError:
             undo(podman, options)
             raise
-    timings = probe_timings({"podman": done.seconds, **statistics(done.stdout)}, answer, started)
+    timings = probe_timings(timings, answer, started)
     container = podman.get(options.name)
+    _freeze.write_record(container, planned.frozen)
     if options.archive:
         _golden.note_restored(container.id, planned.identity)
     return {
@@ -221,6 +255,6 @@ def restore_log(podman: Podman, name: str) -> str:
 def undo(podman: Podman, options: Options) -> None:
     """Leave no half-restored container: an import is removed, a container in place is stopped with its images kept."""
     if options.archive:
-        podman.remove(options.name)
-    else:
-        podman.run("container", "stop", "--time", "0", options.name, check=False)
+        remove(podman, options.name)
+    elif podman.get(options.name).running:
+        stop(podman, options.name)

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Podman
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._engine import apply
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import prepare_to_end
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import DECLARATION_LABEL, ENGINE_LABEL, Podman, declaration_digest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import Probe
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
 
@@ -25,20 +27,45 @@ def probe_container(podman: Podman, name: str, options: dict | None) -> Probe | 
 
 
 def cold_start(podman: Podman, name: str, server: dict, probe: Probe | None) -> dict:
-    """`podman run`, then the probe. Returns container_id, probe (its result) and timings in seconds.
+    """`podman run`, then the probe. Returns container_id, probe (its result), timings in seconds, and profile.
 
-    Removes the container again if it does not start or never serves.
+    `profile` lists what the engine's profile added to the declaration, and why. Removes the container again if it does not
+    start or never serves.
     """
     require_free_ports(published_ports(server.get("publish") or ()), probe)
+    labels = {DECLARATION_LABEL: declaration_digest(server)}
+    if probe:
+        labels[ENGINE_LABEL] = f"{server.get('engine') or 'openai'} {probe.url}"
+    complete, added = apply(server)
     started = time.monotonic()
     try:
-        done = podman.start_server(name, server)
+        done = podman.start_server(name, complete, labels)
         answer = probe.run(started) if probe else {}
     except WarmstartError as error:
         if error.reason.code != "name_in_use":
-            podman.remove(name)
+            remove(podman, name)
         raise
-    return {"container_id": done.stdout.strip(), "probe": answer, "timings": probe_timings({"podman": done.seconds}, answer, started)}
+    return {
+        "container_id": done.stdout.strip(),
+        "probe": answer,
+        "timings": probe_timings({"podman": done.seconds}, answer, started),
+        "profile": added,
+    }
+
+
+def stop(podman: Podman, name: str) -> None:
+    """Stop the container; a checkpoint in place is kept."""
+    container = podman.get(name)
+    prepare_to_end(podman.runner, container)
+    podman.stop(container.id)
+
+
+def remove(podman: Podman, name: str) -> None:
+    """Stop and remove the container, its anonymous volumes and its checkpoint in place; nothing happens where there is none."""
+    container = podman.inspect(name)
+    if container:
+        prepare_to_end(podman.runner, container)
+        podman.remove(container.id)
 
 
 def still_serving(probe: Probe | None) -> dict:
@@ -49,17 +76,16 @@ def still_serving(probe: Probe | None) -> dict:
 
 
 def probe_timings(timings: dict[str, float], answer: dict, started: float) -> dict[str, float]:
-    """The parts of a start: podman (and criu in it), then healthy (waited after podman), then first_token; and total.
+    """`timings` completed by healthy (waited after the parts before it), first_token (from its request) and total.
 
-    podman + healthy + first_token = total, but for the milliseconds between them.
+    podman (with criu in it), resume, engine_wake, healthy and first_token add up to total.
     """
     if "healthy_after" in answer:
-        timings["healthy"] = max(answer["healthy_after"] - timings["podman"], 0.0)
+        before = sum(timings.get(part, 0.0) for part in ("podman", "resume", "engine_wake"))
+        timings["healthy"] = max(answer["healthy_after"] - before, 0.0)
     if answer.get("first_token") is not None:
         timings["first_token"] = answer["first_token"]
-    timings["total"] = (
-        sum(timings.get(part, 0.0) for part in ("podman", "healthy", "first_token")) if answer else time.monotonic() - started
-    )
+    timings["total"] = answer["healthy_after"] + timings.get("first_token", 0.0) if answer else time.monotonic() - started
     return timings
 
 

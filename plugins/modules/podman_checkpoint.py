@@ -73,6 +73,24 @@ options:
   metadata:
     description: Anything to keep in the manifest under C(metadata), such as cold-start timings. Needs O(archive).
     type: dict
+  gpu_method:
+    description:
+      - How to suspend the container's GPU processes before the dump. V(auto) takes the first that works here, V(criu_plugin) leaves it to CRIU.
+      - On a host without an NVIDIA driver nothing is suspended.
+    type: str
+    choices: [auto, driver_api, cuda_checkpoint, criu_plugin, none]
+    default: auto
+  lock_timeout:
+    description: Seconds to wait for CUDA work that is under way before the suspend.
+    type: float
+    default: 10.0
+  sleep_level:
+    description:
+      - How deep the engine sleeps before its GPU processes are suspended, where it can sleep; V(0) keeps it awake.
+      - V(1) moves the weights to host memory and drops the KV pool, V(2) drops both, and loads the weights again on waking.
+    type: int
+    choices: [0, 1, 2]
+    default: 1
   force:
     description: Take a new checkpoint even if the last one was taken since the container last began to run.
     type: bool
@@ -126,7 +144,7 @@ manifest:
   type: dict
 timings:
   description: >-
-    Seconds; podman (the command), criu (the runtime's part of it), freezing, frozen, dump and write (CRIU's), verify (reading the
+    Seconds; engine_sleep, suspend (of GPU memory), podman (the command), criu (the runtime's part of it), freezing, frozen, dump and write (CRIU's), verify (reading the
     archive back), total.
   returned: success
   type: dict
@@ -159,6 +177,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._checkpoint import COMPRESS, Options, checkpoint, is_current
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import METHODS
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._module import run_module
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Podman
 
@@ -193,6 +212,9 @@ def main() -> None:
             "criu_path": {"type": "path"},
             "criu_config": {"type": "dict"},
             "metadata": {"type": "dict"},
+            "gpu_method": {"type": "str", "choices": list(METHODS), "default": "auto"},
+            "lock_timeout": {"type": "float", "default": 10.0},
+            "sleep_level": {"type": "int", "choices": [0, 1, 2], "default": 1},
             "force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

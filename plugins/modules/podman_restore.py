@@ -11,7 +11,9 @@ short_description: Restore a checkpointed podman container and wait for its firs
 version_added: "0.1.0"
 author: The gpufleet developers (@gpufleet)
 description:
-  - Restores a container in place or, with O(archive), from an archive, and probes it to its first token, all in this one call and on one clock.
+  - Restores a container in place or, with O(archive), from an archive, resumes its GPU processes, wakes its engine, and probes it to its
+    first token, all in this one call and on one clock.
+  - A container that runs but is suspended (M(gpufleet.warmstart.podman_suspend)) is resumed.
   - A container that runs already, from this checkpoint, and answers the probe is left alone.
   - If the restore fails, O(fallback) cold starts the server instead, and RV(reason) says why.
   - If nothing serves in the end, the host is as before. No partial container is left, and what was to be replaced has its name again.
@@ -81,6 +83,18 @@ options:
     description: Ask podman for statistics, for the finer parts of RV(timings).
     type: bool
     default: true
+  thp:
+    description:
+      - V(always) has the kernel use transparent huge pages for anonymous and shared memory while the restore lasts, and puts the host's own
+        setting back afterwards. V(unchanged) leaves it.
+    type: str
+    choices: [always, unchanged]
+    default: always
+  gpu_map:
+    description:
+      - UUID of a GPU of the checkpoint to UUID of a GPU here, for each GPU of the checkpoint. Needs driver 580.
+      - Without it, a GPU that is here keeps its place, and any other takes the first free one of the same chip.
+    type: dict
 seealso:
   - module: gpufleet.warmstart.podman_checkpoint
   - module: gpufleet.warmstart.podman_server
@@ -110,7 +124,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path_taken:
-  description: How the server came up; V(running) if it already was.
+  description: How the server came up - V(in_place), V(archive), V(resume), V(cold_start), or V(running) if it already was.
   returned: success
   type: str
   sample: archive
@@ -127,7 +141,7 @@ probe:
 timings:
   description: >-
     Seconds; podman (the command), criu (the runtime's part of it), forking and restore (CRIU's), healthy (waited after podman),
-    first_token (from its request), total (from the restore command to the first token).
+    resume (of GPU memory), engine_wake, first_token (from its request), total (from the restore command to the first token).
   returned: success
   type: dict
   sample: {podman: 0.33, criu: 0.19, forking: 0.0, restore: 0.09, healthy: 0.01, first_token: 0.03, total: 0.37}
@@ -184,6 +198,8 @@ def main() -> None:
             **{flag: {"type": "bool", "default": flag in ("keep", "print_stats")} for flag in FLAGS},
             "criu_path": {"type": "path"},
             "criu_config": {"type": "dict"},
+            "thp": {"type": "str", "choices": ["always", "unchanged"], "default": "always"},
+            "gpu_map": {"type": "dict"},
             "probe": PROBE_SUBOPTION,
             "fallback": {"type": "dict", "options": SERVER_OPTIONS},
         },

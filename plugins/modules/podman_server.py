@@ -72,6 +72,12 @@ probe:
   returned: when O(probe) was given
   type: dict
   sample: {healthy_after: 4.21, first_token: 0.03, tokens: [" the"], model: small.gguf}
+profile:
+  description: What the engine's profile added to the declaration, and why.
+  returned: when the server was started
+  type: list
+  elements: dict
+  sample: [{item: VLLM_NO_USAGE_STATS=1, why: "no connection to the outside, which no other host could restore"}]
 timings:
   description: Seconds; podman (the command), healthy (waited after it), first_token (from its request), total.
   returned: when O(state=started)
@@ -100,7 +106,13 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._module import run_module
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import SERVER_OPTIONS, Podman, declaration_digest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import PROBE_SUBOPTION
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._server import cold_start, probe_container, still_serving
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._server import (
+    cold_start,
+    probe_container,
+    remove,
+    still_serving,
+    stop,
+)
 
 
 def run(module: AnsibleModule, runner: Runner) -> dict:
@@ -109,12 +121,12 @@ def run(module: AnsibleModule, runner: Runner) -> dict:
     container = podman.inspect(name)
     if module.params["state"] == "absent":
         if container and not module.check_mode:
-            podman.remove(name)
+            remove(podman, name)
         return {"changed": container is not None}
     if module.params["state"] == "stopped":
         running = container is not None and container.running
         if running and not module.check_mode:
-            podman.stop(name)
+            stop(podman, name)
         return {"changed": running}
     probe = probe_container(podman, name, module.params["probe"])
     if container and container.running and container.declaration == declaration_digest(server):
@@ -122,7 +134,7 @@ def run(module: AnsibleModule, runner: Runner) -> dict:
     if module.check_mode:
         return {"changed": True, "timings": {}}
     if container:
-        podman.remove(name)
+        remove(podman, name)
     return {"changed": True, **cold_start(podman, name, server, probe)}
 
 

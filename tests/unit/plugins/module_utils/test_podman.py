@@ -27,7 +27,9 @@ def test_statistics_of_a_checkpoint_are_seconds():
 
 
 def test_statistics_of_a_restore_are_seconds():
-    assert _podman.statistics(capture("podman_restore_stats.json")) == pytest.approx({"criu": 0.194665, "forking": 3e-06, "restore": 0.085133})
+    assert _podman.statistics(capture("podman_restore_stats.json")) == pytest.approx(
+        {"criu": 0.194665, "forking": 3e-06, "restore": 0.085133}
+    )
 
 
 @pytest.mark.parametrize("text", [capture("podman_restore_stats_of_failure.json"), "", "s1\n", '{"podman_'])
@@ -66,10 +68,11 @@ def test_parse_time_takes_what_podman_prints():
 
 def test_environment_values_never_stand_in_the_arguments():
     server = {"image": "i", "command": ["serve"], "env": {"TOKEN": "s3cret"}, "publish": ["8000:8000"], "args": ["--init"]}
-    arguments, env = _podman.run_arguments("llama", server)
+    arguments, env = _podman.run_arguments("llama", server, {"a": "b"})
     assert env == {"TOKEN": "s3cret"}
     assert "s3cret" not in " ".join(arguments)
     assert arguments[arguments.index("--env") + 1] == "TOKEN"
+    assert arguments[arguments.index("--label") + 1] == "a=b"
     assert arguments[-3:] == ["--init", "i", "serve"]
 
 

@@ -19,6 +19,7 @@ CAPTURES = Path(__file__).parents[2] / "captures"
         ("podman_checkpoint_linkremap.txt", "link_remap"),
         ("podman_checkpoint_ghost.txt", "ghost_limit"),
         ("podman_checkpoint_tcp.txt", "tcp_established"),
+        ("podman_checkpoint_external_socket.txt", "external_socket"),
         ("podman_checkpoint_disk_full.txt", "disk_full"),
         ("podman_checkpoint_criu_missing.txt", "criu_missing"),
         ("podman_checkpoint_no_libcriu.txt", "runtime_without_criu"),

@@ -1,0 +1,66 @@
+# The developer's entry points; `make help` lists them. Touches build/, .collections/ and the user's cache folder.
+# The lab is roles/lab, the tests are in tests/. KEEP=1 leaves the lab of `make demo` or of the tests running.
+SHELL := /bin/bash
+PYTHON ?= python3
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpufleet-warmstart
+# One venv for each Python and each state of the requirements, shared by all checkouts.
+VENV := $(CACHE)/venv-$(shell { $(PYTHON) --version; cat requirements-dev.txt; } 2>&1 | sha256sum | cut -c1-12)
+BIN := $(VENV)/bin
+LAB_DIR := $(CURDIR)/build/lab
+REPORT := $(CURDIR)/build/demo
+LAB := $(BIN)/ansible-playbook -i localhost, gpufleet.warmstart.lab -e lab_dir=$(LAB_DIR)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
+# Ansible wants UTF-8, and a new machine has no locale set.
+export LC_ALL := C.UTF-8
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test bench gpu-test lab lab-down lint sanity unit integration
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/.ready .collections/ansible_collections/gpufleet/warmstart ## the venv and the collection's link; the others do it by themselves
+
+$(VENV)/.ready:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -qq && apt-get install -qq --yes python3 python3-venv > /dev/null; }
+	@echo "Setting up $(VENV)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.collections/ansible_collections/gpufleet/warmstart:
+	@mkdir -p $(@D) && ln -sfn ../../.. $@
+
+lab: setup ## two hosts as containers on this machine; inventory in build/lab/inventory
+	$(LAB)
+
+lab-down: setup ## remove them
+	$(LAB) -e lab_state=absent
+
+demo: lab ## provision two lab hosts, bake a golden checkpoint, restore it on both, compare with a cold start
+	@status=0; $(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.site -e warmstart_report_dir=$(REPORT) || status=$$?; \
+	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down || status=$$?; \
+	[ $$status != 0 ] || { echo; cat $(REPORT)/report.md; }; exit $$status
+
+test: lint sanity ## everything: lint, sanity, unit, integration
+	$(BIN)/pytest tests/unit tests/integration
+
+lint: setup ## ruff, ansible-lint, changelog fragments
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH=$(BIN):$$PATH $(BIN)/ansible-lint --offline --profile production
+	$(BIN)/antsibull-changelog lint
+
+sanity: setup ## ansible-test sanity
+	tests/sanity.sh $(BIN) $(CACHE)
+
+unit: setup ## unit tests: no root, no podman
+	$(BIN)/pytest tests/unit
+
+integration: setup ## integration tests on lab hosts
+	$(BIN)/pytest tests/integration
+
+bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
+	$(BIN)/python tests/bench/restore_overhead.py $(LAB_DIR)/inventory
+	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down
+
+gpu-test: setup ## tests on a GPU host, through the playbooks
+	$(BIN)/pytest tests/gpu

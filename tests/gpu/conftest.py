@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, The gpufleet developers
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for tests on a GPU host: the modules through real Ansible, and a CUDA server in a real podman container.
+
+Needs root, podman, ansible in PATH, and a python3 with pytest and torch, which the container borrows: its image is empty
+and the host's /usr and /opt are mounted into it. Touches only containers called gpu-test-*.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "localhost/gpu-test-hostroot:1"
+COLLECTIONS = ROOT / "build" / "gpu-test"
+INTERPRETER = "ansible_python_interpreter={{ ansible_playbook_python }}"
+
+# The collection is imported as Ansible does it, from wherever it was cloned.
+link = COLLECTIONS / "ansible_collections" / "gpufleet" / "warmstart"
+link.parent.mkdir(parents=True, exist_ok=True)
+if not link.is_symlink():
+    link.symlink_to(ROOT)
+sys.path.insert(0, str(COLLECTIONS))
+
+# Takes all but the given number of bytes of the first GPU, until a line arrives.
+HOG = """
+import ctypes, sys
+cuda = ctypes.CDLL(sys.argv[1])
+free, total, memory, context, device = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_uint64(), ctypes.c_void_p(), ctypes.c_int()
+cuda.cuInit(0), cuda.cuDeviceGet(ctypes.byref(device), 0), cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+cuda.cuCtxSetCurrent(context), cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+print(cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(free.value - int(sys.argv[2]))), flush=True)
+sys.stdin.readline()
+"""
+
+
+def podman(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(["podman", *arguments], check=check, capture_output=True, text=True).stdout.strip()
+
+
+def start_module(module: str, *options: str, **arguments) -> subprocess.Popen:
+    """Start `ansible localhost -m gpufleet.warmstart.MODULE`."""
+    return subprocess.Popen(
+        ["ansible", "localhost", "-m", f"gpufleet.warmstart.{module}", "-a", json.dumps(arguments), *options, "-e", INTERPRETER],
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish_module(process: subprocess.Popen) -> dict:
+    """What the module returned; `failed` is set where it failed."""
+    stdout, stderr = process.communicate()
+    assert "=> {" in stdout, stdout + stderr
+    result = json.loads(stdout[stdout.index("=> {") + 3 : stdout.rindex("}") + 1])
+    print(f"  {' '.join(process.args[4:6])} -> {json.dumps({k: v for k, v in result.items() if k not in ('invocation', 'commands')})}")
+    return {"failed": "FAILED!" in stdout, **result}
+
+
+def run_module(module: str, *options: str, **arguments) -> dict:
+    return finish_module(start_module(module, *options, **arguments))
+
+
+class Server:
+    """cuda_server.py in a container: it counts, with a checksum of its GPU memory beside each count."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder = name, folder
+
+    def start(self, *command: str) -> None:
+        podman("run", "-d", "--name", self.name, "--privileged", "--network", "host", "-v", "/usr:/usr:ro", "-v", "/opt:/opt:ro",
+               "-v", f"{self.folder}:/state", "-v", f"{Path(__file__).parent}:/tests:ro",
+               "-e", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64", IMAGE, *command)  # fmt: skip
+
+    @property
+    def alive(self) -> bool:
+        return podman("container", "inspect", "--format", "{{.State.Running}}", self.name) == "true"
+
+    @property
+    def pid(self) -> int:
+        return int(podman("container", "inspect", "--format", "{{.State.Pid}}", self.name))
+
+    def wait_for_count(self) -> None:
+        end = time.monotonic() + 120
+        while not (self.folder / "count").exists():
+            assert time.monotonic() < end, podman("logs", self.name, check=False)
+            time.sleep(0.05)
+
+    def start_again(self) -> None:
+        """Start the stopped container."""
+        (self.folder / "count").unlink(missing_ok=True)
+        podman("start", self.name)
+        self.wait_for_count()
+
+    def last(self) -> tuple[int, str]:
+        count, checksum = (self.folder / "count").read_text().split()
+        return int(count), checksum
+
+    def goes_on(self, seconds: float = 30) -> bool:
+        """Whether it counts on, which it can only do with the GPU."""
+        count, end = self.last()[0], time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.last()[0] > count + 1:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def stands_still(self, seconds: float = 0.5) -> bool:
+        count = self.last()[0]
+        time.sleep(seconds)
+        # a count that was under way when the GPU went is allowed
+        return self.last()[0] <= count + 1
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory) -> str:
+    """An image with no files of its own but links and the linker's cache."""
+    if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
+        root = tmp_path_factory.mktemp("image")
+        for name in ("usr", "opt", "etc", "tmp", "proc", "sys", "dev", "run", "root", "var", "state", "tests"):
+            (root / name).mkdir()
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (root / name).symlink_to(f"usr/{name}")
+        for name in ("passwd", "group", "ld.so.cache"):
+            (root / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
+        with tarfile.open(f"{root}.tar", "w") as archive:
+            archive.add(root, ".")
+        podman("import", f"{root}.tar", IMAGE)
+    return IMAGE
+
+
+@pytest.fixture(scope="module")
+def server(image, tmp_path_factory):
+    """The CUDA server, up and counting."""
+    server = Server("gpu-test-server", tmp_path_factory.mktemp("server"))
+    podman("rm", "-f", "-t", "0", server.name, check=False)
+    server.start(sys.executable, "/tests/cuda_server.py", "/state")
+    server.wait_for_count()
+    yield server
+    podman("rm", "-f", "-t", "0", server.name, check=False)
