@@ -100,6 +100,14 @@ def compression_of(path: Path) -> str:
     return "gzip" if magic[:2] == GZIP_MAGIC else "none"
 
 
+def require_zstd() -> str:
+    """The path of the zstd program."""
+    zstd = shutil.which("zstd")
+    if not zstd:
+        raise WarmstartError("dependency_missing", "Reading a zstd archive needs the program zstd.")
+    return zstd
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tarfile.TarFile]:
     """The archive as a tar stream; zstd is unpacked by the zstd program, since Python knows it only from 3.14 on."""
@@ -107,10 +115,7 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path) as archive:
             yield archive
         return
-    zstd = shutil.which("zstd")
-    if not zstd:
-        raise WarmstartError("dependency_missing", "Reading a zstd archive needs the program zstd.")
-    with subprocess.Popen([zstd, "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([require_zstd(), "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 yield archive

@@ -10,6 +10,7 @@ failed export brings it back from the images in place. The way back is _restore.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _freeze, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _engine, _freeze, _golden
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Result
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
@@ -89,7 +90,9 @@ def is_current(container: Container, options: Options) -> dict | None:
 def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
     """Take the checkpoint; the result holds location, size, parts, timings (seconds) and, of an archive, the manifest."""
     container.require_running()
-    partial = prepare_archive(options.archive) if options.archive else None
+    if _engine.own_connections(container.engine[0]):
+        options = dataclasses.replace(options, tcp_established=True)
+    partial = prepare_archive(options.archive, options.compress) if options.archive else None
     started = time.monotonic()
     frozen, timings, froze = _freeze.freeze(podman.runner, container, options.gpu_method, options.sleep_level, options.lock_timeout)
     try:
@@ -122,7 +125,7 @@ def dump(podman: Podman, container: Container, options: Options, partial: Path |
             error = podman.runner.failure(done, criu_errors(container.userdata / "dump.log"))
             raise brought_back(Podman(podman.runner, path), options, error)
     timings.update({"podman": done.seconds, **statistics(done.stdout)})
-    _freeze.write_record(container, frozen)
+    _freeze.write_records(podman.get(container.id), frozen)
     if partial:
         return finish_archive(podman, container, options, partial, frozen, timings)
     contents = _archive.read_in_place(podman.get(container.id))
@@ -149,15 +152,18 @@ def set_aside(container: Container) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if previous.exists():
+        if previous.exists() or not container.has_checkpoint():  # complete images may be the only way back
             shutil.rmtree(current, ignore_errors=True)
+        if previous.exists():
             previous.rename(current)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def prepare_archive(archive: Path) -> Path:
+def prepare_archive(archive: Path, compress: str) -> Path:
     """Make the archive's folder (0700) and name the file beside it that podman is to write."""
+    if compress == "zstd":
+        _archive.require_zstd()
     if archive.is_dir():
         raise WarmstartError("bad_input", f"archive is a folder: {archive}. Name a file in it.")
     for folder in [*reversed(archive.parent.parents), archive.parent]:
@@ -188,7 +194,7 @@ def finish_archive(podman: Podman, container: Container, options: Options, parti
             "parts": contents.parts,
         },
         "gpu": frozen.record(),
-        "timings": timings,
+        "timings": dict(timings),
         "metadata": options.metadata or {},
     }
     partial.replace(options.archive)

@@ -23,7 +23,8 @@ LIBRARY_FOLDER = "/opt/nvidia-libs"
 class Engine:
     """One engine. env and arguments: {name: (value, why)}; an argument without a value has None.
 
-    sleep, wake: path to POST; levels: the sleep levels it takes, as the query parameter `level`.
+    sleep, wake: path to POST; levels: the sleep levels it takes, as the query parameter `level`. own_connections: its
+    processes hold TCP connections among themselves (torch's store), which a checkpoint must include.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Engine:
     sleep: str = ""
     wake: str = ""
     levels: tuple[int, ...] = ()
+    own_connections: bool = False
 
 
 ASYNC_ENV = {
@@ -61,6 +63,7 @@ ENGINES = {
             sleep="/sleep",
             wake="/wake_up",
             levels=(1, 2),
+            own_connections=True,
         ),
         Engine(
             "sglang",
@@ -69,6 +72,7 @@ ENGINES = {
             seccomp=True,
             sleep="/release_memory_occupation",
             wake="/resume_memory_occupation",
+            own_connections=True,
         ),
         Engine("llama_cpp"),
         Engine("openai"),
@@ -99,13 +103,18 @@ def apply(server: dict) -> tuple[dict, list[dict]]:
     return {**server, "env": env, "command": command, "args": args}, added
 
 
-def sleep(name: str, url: str, level: int = 1) -> float:
+def own_connections(name: str) -> bool:
+    """Whether the engine's processes are connected to each other; False for a container whose engine nobody named."""
+    return name in ENGINES and ENGINES[name].own_connections
+
+
+def sleep(name: str, url: str, level: int = 1, timeout: float = 300.0) -> float:
     """Put the engine to sleep; seconds it took. An engine that cannot, or was not started so that it can, is let be (0)."""
     engine = ENGINES[name]
     if not engine.sleep:
         return 0.0
     query = f"?level={level}" if engine.levels else ""
-    return post(url + engine.sleep + query, missing_is_fine=True)
+    return post(url + engine.sleep + query, missing_is_fine=True, timeout=timeout)
 
 
 def wake(name: str, url: str, level: int = 1) -> float:

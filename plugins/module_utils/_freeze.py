@@ -65,15 +65,23 @@ def record_path(container: Container) -> Path:
     return container.userdata / "warmstart.json"
 
 
-def read_record(container: Container) -> Frozen:
+def checkpoint_record_path(container: Container) -> Path:
+    """The same for its checkpoint in place, which may have been taken in another way; it lives and goes with the images."""
+    return container.userdata / "checkpoint" / "warmstart.json"
+
+
+def read_record(path: Path) -> Frozen:
     try:
-        return Frozen.from_record(json.loads(record_path(container).read_text(encoding="utf-8")))
+        return Frozen.from_record(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return Frozen()
 
 
-def write_record(container: Container, frozen: Frozen) -> None:
+def write_records(container: Container, frozen: Frozen) -> None:
+    """Keep how the container was frozen, for its resume and, if its images lie in place, for their restore."""
     write_atomically(record_path(container), json.dumps(frozen.record()))
+    if container.has_checkpoint():
+        write_atomically(checkpoint_record_path(container), json.dumps(frozen.record()))
 
 
 def has_driver() -> bool:
@@ -89,25 +97,26 @@ def freeze(
     as before. With CRIU's plugin the engine sleeps, and the suspend is left to CRIU.
     """
     if not has_driver() or method == "none":
-        return Frozen(), {}, False
+        return Frozen(engine=container.engine[0]), {}, False
+    engine, url = container.engine
     pids = cgroup_pids(container.pid)
     picked = pick_method(method)
     api = api_for(picked["method"], runner, picked["why"]) if picked["method"] in ("driver_api", "cuda_checkpoint") else None
     states = _cuda.states(pids, api)
     if not states:
-        return Frozen(), {}, False
+        return Frozen(engine=engine), {}, False
     if _cuda.overall(states) == "suspended":
-        return read_record(container), {}, False
+        return read_record(record_path(container)), {}, False
     if _cuda.overall(states) == "half_done":
         _cuda.mend(pids, api)
-    engine, url = container.engine
     timings: dict[str, float] = {}
     level = 0
     if engine and sleep_level:
         timings["engine_sleep"] = _engine.sleep(engine, url, sleep_level)
         level = sleep_level if timings["engine_sleep"] else 0
     frozen = Frozen(picked["method"], {}, gpu_facts()["gpus"], engine, url, level)
-    write_record(container, frozen)  # before the suspend, so that the next run can mend what a killed one left
+    # before the suspend, so that the next run can mend what a killed one left
+    write_atomically(record_path(container), json.dumps(frozen.record()))
     try:
         if api:
             with huge_pages():
@@ -119,7 +128,7 @@ def freeze(
             with contextlib.suppress(WarmstartError):
                 _engine.wake(engine, url, level)
         raise
-    write_record(container, frozen)
+    write_atomically(record_path(container), json.dumps(frozen.record()))
     return frozen, timings, True
 
 
@@ -144,19 +153,27 @@ def thaw(runner: Runner, container: Container, frozen: Frozen, wanted_map: dict 
 
 def is_suspended(runner: Runner, container: Container) -> bool:
     """Whether the container's CUDA processes are suspended, so that a thaw and no restore brings it back."""
-    if not (has_driver() and container.running) or read_record(container).method in ("none", "criu_plugin"):
+    if not (has_driver() and container.running) or read_record(record_path(container)).method in ("none", "criu_plugin"):
         return False
     return _cuda.overall(_cuda.states(cgroup_pids(container.pid))) in ("suspended", "half_done")
 
 
-def prepare_to_end(runner: Runner, container: Container) -> None:
+def prepare_to_end(runner: Runner, container: Container) -> bool:
     """Suspend before a running container is stopped: killing a restored CUDA process hangs the host on some drivers.
 
-    NVIDIA/cuda-checkpoint#53. It is going away, so a failure to suspend stops nobody.
+    NVIDIA/cuda-checkpoint#53. It is going away, so it sleeps as deep as it can, and a failure stops nobody. Returns whether
+    it is suspended: then its processes wait for the GPU, cannot end by themselves, and are to be killed at once.
     """
+    if not (has_driver() and container.running):
+        return False
     with contextlib.suppress(WarmstartError):
-        if container.running:
-            freeze(runner, container, sleep_level=0, lock_timeout=5.0)
+        pids, (engine, url) = cgroup_pids(container.pid), container.engine
+        if engine and _cuda.overall(_cuda.states(pids)) == "running":
+            with contextlib.suppress(WarmstartError):
+                _engine.sleep(engine, url, max(_engine.ENGINES[engine].levels, default=1), timeout=10.0)
+        freeze(runner, container, sleep_level=0, lock_timeout=5.0)
+        return _cuda.overall(_cuda.states(pids)) == "suspended"
+    return False
 
 
 def require_dumpable(container: Container) -> None:

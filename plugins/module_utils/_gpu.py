@@ -109,6 +109,12 @@ class Nvml:
     def driver(self) -> str:
         return self._text("nvmlSystemGetDriverVersion")
 
+    def cuda_version(self) -> tuple[int, int]:
+        """The newest CUDA that this driver runs, as (13, 0)."""
+        version = ctypes.c_int()
+        self._call("nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(version))
+        return version.value // 1000, version.value % 1000 // 10
+
     def memory(self) -> dict[str, dict[str, int]]:
         """Bytes {total, free} of every GPU, by UUID."""
         answer = {}

@@ -96,7 +96,7 @@ def resident(path: Path) -> float:
             return 1.0
     finally:
         libc.munmap(address, size)
-    return sum(found.raw.translate(LOWEST_BIT)) / pages
+    return found.raw[:pages].translate(LOWEST_BIT).count(1) / pages
 
 
 LOWEST_BIT = bytes(number & 1 for number in range(256))

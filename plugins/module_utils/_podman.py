@@ -149,20 +149,30 @@ class Podman:
         if result.rc != 0 and name.startswith("localhost/"):
             raise WarmstartError("image_missing", f"There is no {name} ({image_id[:12]}).")
 
+    def image_env(self, name: str) -> dict[str, str]:
+        """The environment that the image sets; empty where the image is not on this host."""
+        result = self.run("image", "inspect", "--format", "{{json .Config.Env}}", name, check=False)
+        return dict(item.partition("=")[::2] for item in json.loads(result.stdout) or []) if result.rc == 0 else {}
+
     def start_server(self, name: str, server: dict, labels: dict[str, str]) -> Result:
         """`podman run` for `server` (SERVER_OPTIONS); the values of its environment stay out of argv."""
         arguments, env = run_arguments(name, server, labels)
         return self.run(*arguments, env=env)
 
-    def stop(self, name: str) -> None:
-        self.run("container", "stop", name)
+    def stop(self, name: str, at_once: bool = False) -> None:
+        """Stop the container; `at_once` kills it without the ten seconds that it has to end by itself."""
+        self.run("container", "stop", *(["--time", "0"] if at_once else []), name)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, at_once: bool = False) -> None:
         """Stop and remove the container with its anonymous volumes; nothing happens where there is none."""
-        self.run("container", "rm", "--force", "--ignore", "--volumes", name)
+        self.run("container", "rm", "--force", *(["--time", "0"] if at_once else []), "--ignore", "--volumes", name)
 
     def rename(self, name: str, new_name: str) -> None:
         self.run("container", "rename", name, new_name)
+
+    def storage(self) -> Path:
+        """Where podman keeps containers and images."""
+        return Path(self.run("info", "--format", "{{.Store.GraphRoot}}").stdout.strip())
 
     def info(self) -> dict[str, str]:
         """Versions that a restore depends on: podman, the runtime and its version, cgroup version, kernel."""

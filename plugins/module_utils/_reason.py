@@ -125,7 +125,12 @@ REASONS = {
             "criu_missing",
             "criu was not found on this host.",
             "Install it (role prerequisites does), or set criu_path.",
-            (r'"criu": executable file not found', r"criu: (?:command )?not found", r"failed to (?:run|exec).*criu", r"CRIU.*not (?:found|installed)"),
+            (
+                r'"criu": executable file not found',
+                r"criu: (?:command )?not found",
+                r"failed to (?:run|exec).*criu",
+                r"CRIU.*not (?:found|installed)",
+            ),
         ),
         Reason(
             "criu_too_old",
@@ -196,45 +201,148 @@ REASONS = {
         # Found by our own checks, never in another program's output:
         Reason("archive_missing", "The checkpoint archive does not exist.", "Check the path, or take the golden checkpoint first."),
         Reason("archive_exists", "The folder already holds another checkpoint.", "Give each archive a folder of its own."),
-        Reason("checkpoint_missing", "The container has no checkpoint to restore in place.", "Take one with podman_checkpoint, or restore from an archive."),
+        Reason(
+            "checkpoint_missing",
+            "The container has no checkpoint to restore in place.",
+            "Take one with podman_checkpoint, or restore from an archive.",
+        ),
         Reason("bad_input", "An argument is wrong, or two contradict each other.", "Correct the arguments."),
         Reason("podman_missing", "podman was not found on this host.", "Install it; role prerequisites does."),
-        Reason("dependency_missing", "A Python library is missing on this host.", "Install python3-httpx and python3-jmespath; role prerequisites does."),
-        Reason("criu_check_failed", "criu check found a kernel feature missing.", "Read the output of criu check; most hosts need a newer kernel or CRIU."),
-        Reason("feature_missing", "criu check does not find a feature that was asked for.", "Use a kernel and CRIU that have it, or do not ask for it."),
+        Reason(
+            "dependency_missing",
+            "Something that the module needs is missing on this host.",
+            "Install python3-httpx, python3-jmespath and zstd; role prerequisites does.",
+        ),
+        Reason(
+            "criu_check_failed",
+            "criu check found a kernel feature missing.",
+            "Read the output of criu check; most hosts need a newer kernel or CRIU.",
+        ),
+        Reason(
+            "feature_missing",
+            "criu check does not find a feature that was asked for.",
+            "Use a kernel and CRIU that have it, or do not ask for it.",
+        ),
         Reason("refused", "Nothing listens at the server's address.", "Check that the server runs and that host and port are right."),
-        Reason("unreachable", "The server's host cannot be reached.", "Check the URL's host name, the network and, for https, the certificate."),
+        Reason(
+            "unreachable", "The server's host cannot be reached.", "Check the URL's host name, the network and, for https, the certificate."
+        ),
         Reason("timed_out", "The server was not ready in time.", "Read the server's log (podman logs NAME), or allow more time (timeout)."),
         Reason("unhealthy", "The server answers, but not as a healthy one does.", "Read the server's log (podman logs NAME)."),
-        Reason("request_failed", "The server answered a request with an error.", "Read its answer; check api, model, prompt, max_tokens and headers."),
-        Reason("condition_false", "The server is healthy, but the condition on its answer is not met.", "Check the jmespath condition against the answer shown."),
+        Reason(
+            "request_failed",
+            "The server answered a request with an error.",
+            "Read its answer; check api, model, prompt, max_tokens and headers.",
+        ),
+        Reason(
+            "condition_false",
+            "The server is healthy, but the condition on its answer is not met.",
+            "Check the jmespath condition against the answer shown.",
+        ),
         Reason("wrong_model", "The server does not serve the model that was asked for.", "Name one of the models it lists."),
-        Reason("malformed_stream", "The server's stream is not a series of OpenAI-style events.", "Check the URL and the API (completions or chat)."),
+        Reason(
+            "malformed_stream",
+            "The server's stream is not a series of OpenAI-style events.",
+            "Check the URL and the API (completions or chat).",
+        ),
         Reason("no_tokens", "The server ended its answer without a single token.", "Check the prompt, the model and max_tokens."),
         Reason("server_exited", "The container ended before the server became healthy.", "Read the server's log (podman logs NAME)."),
-        Reason("engine_refused", "The engine did not sleep or wake when asked.", "Check that its URL is right and that it was started with its profile (engine)."),
+        Reason(
+            "engine_refused",
+            "The engine did not sleep or wake when asked.",
+            "Check that its URL is right and that it was started with its profile (engine).",
+        ),
         # GPU (_gpu.py, _cuda.py):
-        Reason("no_gpu", "This host has no NVIDIA GPU, or its driver is not loaded.", "Install the driver and check that nvidia-smi lists the GPU."),
-        Reason("driver_too_old", "The NVIDIA driver is too old for this.", "Install driver 580 or newer (570 for suspend and checkpoint without a GPU map)."),
-        Reason("driver_mismatch", "The loaded NVIDIA kernel module and the driver's libraries differ in version.", "Reboot, or reload the kernel module."),
-        Reason("driver_known_bad", "This NVIDIA driver has a known fault in checkpointing.", "Install another driver version, or name gpu_method yourself."),
-        Reason("cuda_library_missing", "The driver's library libcuda.so.1 was not found.", "Install the driver's compute libraries (Debian: libcuda1)."),
-        Reason("cuda_symbols_missing", "libcuda.so.1 lacks the checkpoint functions.", "Use the library of driver 570 or newer, not an older one beside it."),
-        Reason("mig_on", "A GPU is split with MIG, which CUDA checkpointing does not support.", "Turn MIG off for this GPU, or leave the GPU out."),
+        Reason(
+            "no_gpu",
+            "This host has no NVIDIA GPU, or its driver is not loaded.",
+            "Install the driver and check that nvidia-smi lists the GPU.",
+        ),
+        Reason(
+            "driver_too_old",
+            "The NVIDIA driver is too old for this.",
+            "Install driver 580 or newer (570 for suspend and checkpoint without a GPU map).",
+        ),
+        Reason(
+            "driver_mismatch",
+            "The loaded NVIDIA kernel module and the driver's libraries differ in version.",
+            "Reboot, or reload the kernel module.",
+        ),
+        Reason(
+            "driver_known_bad",
+            "This NVIDIA driver has a known fault in checkpointing.",
+            "Install another driver version, or name gpu_method yourself.",
+        ),
+        Reason(
+            "cuda_too_new",
+            "The image's CUDA is newer than this host's NVIDIA driver runs.",
+            "Use an image with an older CUDA, or install a newer driver.",
+        ),
+        Reason(
+            "cuda_library_missing",
+            "The driver's library libcuda.so.1 was not found.",
+            "Install the driver's compute libraries (Debian: libcuda1).",
+        ),
+        Reason(
+            "cuda_symbols_missing",
+            "libcuda.so.1 lacks the checkpoint functions.",
+            "Use the library of driver 570 or newer, not an older one beside it.",
+        ),
+        Reason(
+            "mig_on",
+            "A GPU is split with MIG, which CUDA checkpointing does not support.",
+            "Turn MIG off for this GPU, or leave the GPU out.",
+        ),
         Reason("mps_on", "An MPS daemon runs, which CUDA checkpointing does not support.", "Stop it: echo quit | nvidia-cuda-mps-control."),
-        Reason("gpu_method_missing", "The GPU method asked for is not available on this host.", "Set gpu_method to auto, or install what it needs."),
+        Reason(
+            "gpu_method_missing",
+            "The GPU method asked for is not available on this host.",
+            "Set gpu_method to auto, or install what it needs.",
+        ),
         Reason("gpu_memory", "The GPU has too little free memory to resume on.", "Stop or suspend what uses it, then resume again."),
-        Reason("gpu_mismatch", "This host's GPUs are not those of the checkpoint.", "Restore on a host with as many GPUs of the same chip."),
+        Reason(
+            "gpu_mismatch", "This host's GPUs are not those of the checkpoint.", "Restore on a host with as many GPUs of the same chip."
+        ),
         Reason("gpu_busy", "Another run is suspending or resuming this process.", "Wait until it is done, then try again."),
-        Reason("lock_timeout", "CUDA work was still running when the lock timed out; the server goes on.", "Drain requests first, or raise lock_timeout."),
-        Reason("cuda_unsupported", "The driver cannot checkpoint this process.", "Avoid CUDA IPC and managed memory, or use a newer driver."),
-        Reason("cuda_failed_state", "The process's CUDA state is lost; the driver cannot bring it back.", "Remove the container and start or restore it again."),
-        Reason("cuda_call_failed", "A call of the CUDA driver failed.", "Look the CUDA error up in the driver's documentation; the kernel log may say more."),
+        Reason(
+            "lock_timeout",
+            "CUDA work was still running when the lock timed out; the server goes on.",
+            "Drain requests first, or raise lock_timeout.",
+        ),
+        Reason(
+            "cuda_unsupported", "The driver cannot checkpoint this process.", "Avoid CUDA IPC and managed memory, or use a newer driver."
+        ),
+        Reason(
+            "cuda_failed_state",
+            "The process's CUDA state is lost; the driver cannot bring it back.",
+            "Remove the container and start or restore it again.",
+        ),
+        Reason(
+            "cuda_call_failed",
+            "A call of the CUDA driver failed.",
+            "Look the CUDA error up in the driver's documentation; the kernel log may say more.",
+        ),
         Reason("process_died", "A process of the container ended during the call.", "Read the server's log (podman logs NAME)."),
-        Reason("no_cuda_process", "No process of the container uses CUDA.", "Wait until the server has loaded its model, and check that it runs on the GPU."),
-        Reason("device_left_open", "A suspended process still holds an NVIDIA device, which CRIU cannot dump.", "Stop what uses NVML or was forked after CUDA began."),
-        Reason("container_paused", "The container is paused, so its processes cannot answer the driver.", "Unpause it first: podman unpause NAME."),
-        Reason("self_test_failed", "The round trip of a small CUDA process failed.", "Read the detail; do not rely on GPU checkpoints on this host before it passes."),
+        Reason(
+            "no_cuda_process",
+            "No process of the container uses CUDA.",
+            "Wait until the server has loaded its model, and check that it runs on the GPU.",
+        ),
+        Reason(
+            "device_left_open",
+            "A suspended process still holds an NVIDIA device, which CRIU cannot dump.",
+            "Stop what uses NVML or was forked after CUDA began.",
+        ),
+        Reason(
+            "container_paused",
+            "The container is paused, so its processes cannot answer the driver.",
+            "Unpause it first: podman unpause NAME.",
+        ),
+        Reason(
+            "self_test_failed",
+            "The round trip of a small CUDA process failed.",
+            "Read the detail; do not rely on GPU checkpoints on this host before it passes.",
+        ),
         Reason("command_failed", "A command failed for a reason that is not in the table.", "Read the command's output below."),
     )
 }

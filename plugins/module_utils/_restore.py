@@ -9,12 +9,13 @@ Touches the container of that name and nothing else. What a checkpoint is and ho
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _cuda, _freeze, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _cuda, _engine, _freeze, _golden
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._memory import huge_pages, warm_up
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import (
@@ -35,6 +36,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._server import 
     still_serving,
     stop,
 )
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._unpack import unpacked
 
 FLAGS = ("keep", "tcp_established", "tcp_close", "ignore_static_ip", "ignore_static_mac", "ignore_rootfs", "ignore_volumes", "print_stats")
 
@@ -106,7 +108,14 @@ def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
             return Plan(None, [], holder.runtime, serving=True)
         if holder is None or not holder.has_checkpoint():
             raise WarmstartError("checkpoint_missing", f"{options.name} has no checkpoint in place on this host.")
-        return Plan(None, holder.published(), holder.runtime, False, holder.page_files(), _freeze.read_record(holder))
+        return Plan(
+            None,
+            holder.published(),
+            holder.runtime,
+            False,
+            holder.page_files(),
+            _freeze.read_record(_freeze.checkpoint_record_path(holder)),
+        )
     if not options.archive.is_file():
         raise WarmstartError("archive_missing", f"There is no file {options.archive}.")
     manifest = _golden.read_manifest(options.archive)
@@ -203,7 +212,11 @@ def go_on(podman: Podman, options: Options, holder: Container, probe: Probe | No
         return {"changed": False, "path_taken": "running", **still_serving(probe)}
     if check_mode:
         return {"changed": True, "path_taken": "resume", "timings": {}}
-    return {"changed": True, "path_taken": "resume", **resume(podman, holder, _freeze.read_record(holder), options.gpu_map, probe)}
+    return {
+        "changed": True,
+        "path_taken": "resume",
+        **resume(podman, holder, _freeze.read_record(_freeze.record_path(holder)), options.gpu_map, probe),
+    }
 
 
 def resume(podman: Podman, container: Container, frozen: _freeze.Frozen, gpu_map: dict | None, probe: Probe | None) -> dict:
@@ -218,16 +231,27 @@ def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | 
     require_free_ports(planned.ports, probe)
     if planned.frozen.method == "driver_api":
         _cuda.Cuda.preload()  # 0.2 s that pass while podman restores
-    config = {**planned.frozen.criu_config(), **(options.criu_config or {})}
-    with criu_environment(podman.runner, options.criu_path, config, planned.runtime) as path:
-        started = time.monotonic()
+    if _engine.own_connections(planned.frozen.engine) and not options.tcp_close:
+        # podman restores them under the old name only
+        options = dataclasses.replace(options, **{"tcp_close" if options.archive else "tcp_established": True})
+    storage = podman.storage() if options.archive else None
+    unpacking = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        config = {**planned.frozen.criu_config(), **(options.criu_config or {})}
+        if options.archive:
+            archive, linking = stack.enter_context(unpacked(options.archive, planned.identity, storage))
+            options = dataclasses.replace(options, archive=archive)
+            config = {**config, **{name: values + listed(config.get(name)) for name, values in linking.items()}}
+        unpack = time.monotonic() - unpacking
+        path = stack.enter_context(criu_environment(podman.runner, options.criu_path, config, planned.runtime))
+        started = time.monotonic() - unpack
         warm_up(planned.files)
         with huge_pages() if options.thp == "always" else contextlib.nullcontext():
             done = Podman(podman.runner, path).run(*options.arguments(), check=False)
         try:
             if done.rc != 0:
                 raise podman.runner.failure(done, restore_log(podman, options.name))
-            timings = {"podman": done.seconds, **statistics(done.stdout)}
+            timings = {**({"unpack": unpack} if options.archive else {}), "podman": done.seconds, **statistics(done.stdout)}
             if planned.frozen.method != "none":
                 timings.update(_freeze.thaw(podman.runner, podman.get(options.name), planned.frozen, options.gpu_map)[0])
             answer = probe.run(started) if probe else {}
@@ -236,7 +260,7 @@ def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | 
             raise
     timings = probe_timings(timings, answer, started)
     container = podman.get(options.name)
-    _freeze.write_record(container, planned.frozen)
+    _freeze.write_records(container, planned.frozen)
     if options.archive:
         _golden.note_restored(container.id, planned.identity)
     return {
@@ -245,6 +269,11 @@ def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | 
         "probe": answer,
         "timings": timings,
     }
+
+
+def listed(value) -> list:
+    """The value of a CRIU option that may be given several times, as a list."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def restore_log(podman: Podman, name: str) -> str:

@@ -8,6 +8,7 @@ Touches the one container it names. Restores are in _restore.py and fall back to
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._engine import apply
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import prepare_to_end
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import has_driver, prepare_to_end
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import DECLARATION_LABEL, ENGINE_LABEL, Podman, declaration_digest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import Probe
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
@@ -33,6 +35,7 @@ def cold_start(podman: Podman, name: str, server: dict, probe: Probe | None) -> 
     start or never serves.
     """
     require_free_ports(published_ports(server.get("publish") or ()), probe)
+    require_cuda(podman, server["image"])
     labels = {DECLARATION_LABEL: declaration_digest(server)}
     if probe:
         labels[ENGINE_LABEL] = f"{server.get('engine') or 'openai'} {probe.url}"
@@ -53,19 +56,28 @@ def cold_start(podman: Podman, name: str, server: dict, probe: Probe | None) -> 
     }
 
 
+def require_cuda(podman: Podman, image: str) -> None:
+    """Refuse an image whose CUDA is newer than the driver runs, which would end in a "forward compatibility" error.
+
+    Images based on NVIDIA's name theirs in CUDA_VERSION; others, and those not on this host yet, are let be.
+    """
+    match = re.match(r"(\d+)\.(\d+)", podman.image_env(image).get("CUDA_VERSION", "")) if has_driver() else None
+    if match and tuple(map(int, match.groups())) > Nvml.load().cuda_version():
+        here = ".".join(map(str, Nvml.load().cuda_version()))
+        raise WarmstartError("cuda_too_new", f"{image} brings CUDA {match.group()}, driver {Nvml.load().driver()} runs {here}.")
+
+
 def stop(podman: Podman, name: str) -> None:
     """Stop the container; a checkpoint in place is kept."""
     container = podman.get(name)
-    prepare_to_end(podman.runner, container)
-    podman.stop(container.id)
+    podman.stop(container.id, at_once=prepare_to_end(podman.runner, container))
 
 
 def remove(podman: Podman, name: str) -> None:
     """Stop and remove the container, its anonymous volumes and its checkpoint in place; nothing happens where there is none."""
     container = podman.inspect(name)
     if container:
-        prepare_to_end(podman.runner, container)
-        podman.remove(container.id)
+        podman.remove(container.id, at_once=prepare_to_end(podman.runner, container))
 
 
 def still_serving(probe: Probe | None) -> dict:
@@ -78,10 +90,10 @@ def still_serving(probe: Probe | None) -> dict:
 def probe_timings(timings: dict[str, float], answer: dict, started: float) -> dict[str, float]:
     """`timings` completed by healthy (waited after the parts before it), first_token (from its request) and total.
 
-    podman (with criu in it), resume, engine_wake, healthy and first_token add up to total.
+    unpack, podman (with criu in it), resume, engine_wake, healthy and first_token add up to total.
     """
     if "healthy_after" in answer:
-        before = sum(timings.get(part, 0.0) for part in ("podman", "resume", "engine_wake"))
+        before = sum(timings.get(part, 0.0) for part in ("unpack", "podman", "resume", "engine_wake"))
         timings["healthy"] = max(answer["healthy_after"] - before, 0.0)
     if answer.get("first_token") is not None:
         timings["first_token"] = answer["first_token"]

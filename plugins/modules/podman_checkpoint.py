@@ -75,7 +75,8 @@ options:
     type: dict
   gpu_method:
     description:
-      - How to suspend the container's GPU processes before the dump. V(auto) takes the first that works here, V(criu_plugin) leaves it to CRIU.
+      - How to suspend the container's GPU processes before the dump. V(auto) takes the first that works here, V(criu_plugin)
+        leaves it to CRIU.
       - On a host without an NVIDIA driver nothing is suspended.
     type: str
     choices: [auto, driver_api, cuda_checkpoint, criu_plugin, none]
@@ -144,8 +145,8 @@ manifest:
   type: dict
 timings:
   description: >-
-    Seconds; engine_sleep, suspend (of GPU memory), podman (the command), criu (the runtime's part of it), freezing, frozen, dump and write (CRIU's), verify (reading the
-    archive back), total.
+    Seconds; engine_sleep, suspend (of GPU memory), podman (the command), criu (the runtime's part of it), freezing, frozen, dump and
+    write (CRIU's), verify (reading the archive back), resume and engine_wake (where it goes on), total.
   returned: success
   type: dict
   sample: {podman: 0.93, criu: 0.26, freezing: 0.1, frozen: 0.1, dump: 0.05, write: 0.03, verify: 0.1, total: 1.1}

@@ -132,7 +132,7 @@ fix:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.warmstart.plugins.module_utils import _cuda
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import freeze, read_record
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import freeze, read_record, record_path
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu_method import api_for, pick_method
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._module import run_module
@@ -176,7 +176,7 @@ def work(module: AnsibleModule, runner: Runner) -> dict:
         if wanted == "suspended":
             result["timings"] = freeze(runner, container, method, module.params["sleep_level"], lock_timeout)[1]
         else:
-            result.update(resume(podman, container, read_record(container), None, probe))
+            result.update(resume(podman, container, read_record(record_path(container)), None, probe))
     after = wanted if result["changed"] else before
     return {
         **result,

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, COLLECTIONS, ROOT, Lab, run, run_lab
+from labtool import BIN, COLLECTIONS, ROOT, Lab, run, run_lab
 
 FILES = ROOT / "roles" / "lab" / "files"
 NAME = "wslab"
@@ -62,7 +62,8 @@ def test_life_of_a_lab(own_lab):
     assert "VERSION_CODENAME=forky" in hosts.ssh(hosts.hosts[1], "cat /etc/os-release").stdout
     # Bare: CRIU is for role prerequisites to install, from the packages that wait in the image.
     assert hosts.ssh(hosts.hosts[0], "command -v criu", check=False).returncode != 0
-    result = hosts.ansible("ansible.builtin.apt", {"name": ["criu", "python3-httpx"], "update_cache": True, "cache_valid_time": 3600})
+    with hosts:
+        result = hosts.ansible("ansible.builtin.apt", {"name": ["criu", "python3-httpx"], "update_cache": True, "cache_valid_time": 3600})
     assert result["changed"], result
     assert result["cache_updated"] is False
 

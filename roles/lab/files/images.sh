@@ -11,7 +11,7 @@ suite=forky # the first Debian whose CRIU (4.2) and podman (5.8) restore a serve
 host_packages=podman,crun,netavark,aardvark-dns,nftables,iptables,iproute2,openssh-server,python3,python3-apt
 host_packages+=,curl,ca-certificates,catatonit,procps,kmod
 # ... and what role prerequisites installs on it over SSH: downloaded only, so that it takes seconds and no network.
-ready_packages=(criu libcriu2 python3-httpx python3-jmespath)
+ready_packages=(criu libcriu2 python3-httpx python3-jmespath zstd)
 engine_packages=llama.cpp-tools,python3-minimal,catatonit
 
 bootstrap() {

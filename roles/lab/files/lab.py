@@ -217,6 +217,7 @@ class Lab:
         control = RUN / name
         if control.is_socket() and not self.check:
             succeeds("ssh", "-O", "exit", "-o", f"ControlPath={control}", name)
+            control.unlink(missing_ok=True)
         has_volume = f"{name}-data" in self.labelled("volume")
         groups = nested_cgroups(name) if has_volume else []
         self.act(f"host {name} removed", "podman", "rm", "--force", "--time", "0", name)
