@@ -16,6 +16,8 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import 
 def run_module(module: AnsibleModule, work: Callable[[AnsibleModule, Runner], dict], needs_root: bool = True) -> None:
     """Run `work(module, runner)` and exit with its result and the commands as run, or fail with msg, reason and fix."""
     runner = Runner()
+    # An environment variable of 0 or 1 is no secret, and to hide it would hide every number that has the digit.
+    module.no_log_values = {value for value in module.no_log_values if len(value) > 3 and not value.isdigit()}
     try:
         if needs_root and os.geteuid() != 0:
             raise WarmstartError("not_root", f"This ran as user {os.geteuid()}.")

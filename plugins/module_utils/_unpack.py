@@ -110,7 +110,7 @@ def write_small(archive: Path, folder: Path) -> None:
 
 def copy(pool: ThreadPoolExecutor, archive: Path, member: tarfile.TarInfo, target: Path) -> list:
     """Have the pool copy one member into `target`, piece by piece."""
-    with target.open("wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.truncate(member.size)
     starts = range(0, member.size, CHUNK)
     return [pool.submit(copy_piece, archive, member.offset_data + at, target, at, min(CHUNK, member.size - at)) for at in starts]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -77,10 +78,10 @@ class Server:
     def __init__(self, name: str, folder: Path):
         self.name, self.folder = name, folder
 
-    def start(self, *command: str) -> None:
-        podman("run", "-d", "--name", self.name, "--privileged", "--network", "host", "-v", "/usr:/usr:ro", "-v", "/opt:/opt:ro",
+    def start(self, *command: str, args: tuple[str, ...] = ("--privileged",)) -> None:
+        podman("run", "-d", "--name", self.name, *args, "--network", "host", "-v", "/usr:/usr:ro,bind", "-v", "/opt:/opt:ro,bind", "-v", "/usr/local/nvidia/lib64:/nvidia:ro,bind",
                "-v", f"{self.folder}:/state", "-v", f"{Path(__file__).parent}:/tests:ro",
-               "-e", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64", IMAGE, *command)  # fmt: skip
+               "-e", "LD_LIBRARY_PATH=/nvidia", IMAGE, *command)  # fmt: skip
 
     @property
     def alive(self) -> bool:
@@ -133,10 +134,24 @@ def image(tmp_path_factory) -> str:
             (root / name).symlink_to(f"usr/{name}")
         for name in ("passwd", "group", "ld.so.cache"):
             (root / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
+        if Path("/etc/alternatives").is_dir():  # compilers, CUDA's folder
+            shutil.copytree("/etc/alternatives", root / "etc" / "alternatives", symlinks=True)
         with tarfile.open(f"{root}.tar", "w") as archive:
             archive.add(root, ".")
         podman("import", f"{root}.tar", IMAGE)
     return IMAGE
+
+
+@pytest.fixture(scope="session")
+def canary(tmp_path_factory) -> str:
+    """An image for role prerequisites' canary, on a host without podman's pause program: a program that sleeps for ever."""
+    name, folder = "localhost/gpu-test-canary:1", tmp_path_factory.mktemp("canary")
+    program = "int pause(void); int main() { for (;;) pause(); }"
+    subprocess.run(["gcc", "-static", "-xc", "-", "-o", folder / "pause"], input=program, text=True, check=True)
+    with tarfile.open(folder / "image.tar", "w") as archive:
+        archive.add(folder / "pause", "pause")
+    podman("import", "--change", 'CMD ["/pause"]', str(folder / "image.tar"), name)
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """criu_check and criu_config on a real host: what CRIU says, and that one container's options really reach it.
 
-Provisions the first lab host (without the canary), starts containers named test-criu-*, and removes them.
+Starts a container named test-criu on the first lab host, and removes it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ NOT_ROOT = """
 
 
 @pytest.fixture(scope="module")
-def host(lab):
-    code, output = lab.playbook("provision", {"prerequisites_canary": False}, "--limit", lab.hosts[0])
-    assert code == 0, output
-    return lab.hosts[0]
+def host(provisioned):
+    return provisioned.hosts[0]
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import os
 import re
 
 import pytest
-from conftest import ROOT, Lab, run_lab
+from labtool import ROOT, Lab, run_lab
 
 PROFILE = "/etc/gpufleet-warmstart/seccomp-no-io-uring.json"
 # Prints the errno of io_uring_setup (425 on every architecture): 38 is ENOSYS.
 IO_URING = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); libc.syscall(425, 1, 0); print(ctypes.get_errno())"
+MEMORY = {"prerequisites_tmpfs_store": "/mnt/checkpoint-ram", "prerequisites_tmpfs_size": "64m"}
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +68,28 @@ def test_bare_host_is_refused_without_installing(bare):
 
 
 def test_provision(bare):
-    code, output = provision(bare)
+    on_host(bare, "mkdir /etc/criu && echo 'ghost-fiemap # by hand' > /etc/criu/default.conf")
+    code, output = provision(bare, **MEMORY)
     assert code == 0, output
     assert leftovers(bare) == ""
-    assert on_host(bare, "stat --format %a /var/lib/gpufleet-warmstart") == "700"
-    options = on_host(bare, "grep --no-filename --invert-match '#' /etc/criu/default.conf /etc/criu/crun.conf").splitlines()
-    assert options == ["ghost-limit 1G", "network-lock nftables", "timeout 300", "link-remap", "link-remap", "file-locks"]
+    assert on_host(bare, "stat --format %a /var/lib/gpufleet-warmstart /mnt/checkpoint-ram").split() == ["700", "700"]
+    assert on_host(bare, "findmnt --noheadings --output FSTYPE,SIZE /mnt/checkpoint-ram").split() == ["tmpfs", "64M"]
+    options = on_host(bare, "grep --no-filename --invert-match '^#' /etc/criu/default.conf /etc/criu/crun.conf").splitlines()
+    own = ["ghost-fiemap # by hand"]
+    assert options == [*own, "ghost-limit 1G", "network-lock nftables", "timeout 300", "link-remap", "link-remap", "file-locks"]
     assert on_host(bare, "cmp /etc/criu/crun.conf /etc/criu/runc.conf && echo same") == "same"
 
 
 def test_second_run_changes_nothing(bare):
-    code, output = provision(bare)
+    code, output = provision(bare, **MEMORY)
     assert code == 0, output
     assert changed(output) == 0, output
+
+
+def test_memory_store_is_resized(bare):
+    code, output = provision(bare, "--tags", "prerequisites_configure", **{**MEMORY, "prerequisites_tmpfs_size": "96m"})
+    assert code == 0, output
+    assert on_host(bare, "findmnt --noheadings --output SIZE /mnt/checkpoint-ram") == "96M"
 
 
 def test_seccomp_profile_answers_enosys_to_io_uring(bare):
@@ -91,23 +101,8 @@ def test_seccomp_profile_answers_enosys_to_io_uring(bare):
         key: value for key, value in podmans.items() if key != "syscalls"
     }
     assert len(ours["syscalls"]) == len(podmans["syscalls"]) + 1
-    run = f"podman run --rm --network none --security-opt seccomp={PROFILE} localhost/llama-server:1"
+    run = f"podman run --rm --network none --security-opt seccomp={PROFILE} --volume /usr:/usr:ro localhost/llama-server:1"
     assert on_host(bare, f'{run} python3 -c "{IO_URING}"') == "38"
-
-
-def test_tmpfs_store_and_the_operators_own_lines(bare):
-    on_host(bare, "echo 'ghost-fiemap # by hand' >> /etc/criu/default.conf")
-    store = {"prerequisites_tmpfs_store": "/mnt/checkpoint-ram", "prerequisites_canary": False}
-    code, output = provision(bare, prerequisites_tmpfs_size="64m", **store)
-    assert code == 0, output
-    assert on_host(bare, "findmnt --noheadings --output FSTYPE,SIZE /mnt/checkpoint-ram").split() == ["tmpfs", "64M"]
-    assert on_host(bare, "stat --format %a /mnt/checkpoint-ram") == "700"
-    code, output = provision(bare, prerequisites_tmpfs_size="96m", **store)
-    assert code == 0, output
-    assert on_host(bare, "findmnt --noheadings --output SIZE /mnt/checkpoint-ram") == "96M"
-    code, output = provision(bare, prerequisites_tmpfs_size="96m", **store)
-    assert changed(output) == 0, output
-    assert "ghost-fiemap # by hand" in on_host(bare, "cat /etc/criu/default.conf")
 
 
 def test_canary_finds_what_criu_check_cannot(bare):
@@ -116,14 +111,12 @@ def test_canary_finds_what_criu_check_cannot(bare):
     assert code != 0
     assert "Checkpoint it" in output.split("fatal:")[0].rsplit("TASK", 1)[1], output
     assert leftovers(bare) == ""
-    code, output = provision(bare)
-    assert code == 0, output
 
 
 def test_host_without_criu_is_refused_with_the_fix(bare):
     on_host(bare, "mv /usr/sbin/criu /usr/sbin/criu.hidden")
     try:
-        code, output = provision(bare, prerequisites_install=False)
+        code, output = provision(bare, "--tags", "prerequisites_verify", prerequisites_install=False)
     finally:
         on_host(bare, "mv /usr/sbin/criu.hidden /usr/sbin/criu")
     assert code != 0
@@ -133,8 +126,10 @@ def test_host_without_criu_is_refused_with_the_fix(bare):
 
 def test_unreachable_ceiling_of_open_files_is_lowered(bare):
     # In check mode only: fs.nr_open belongs to the whole machine, not to this host.
-    on_host(bare, "bash -c 'ulimit -n 4096; /usr/sbin/sshd -p 2299'")
-    code, output = provision(bare, "--check", "--diff", ansible_port=2299)
+    keys = "-o HostKey=/etc/lab/host_key -o AuthorizedKeysFile=/etc/lab/authorized_keys"
+    on_host(bare, f"bash -c 'ulimit -n 4096; /usr/sbin/sshd -p 2299 {keys}'")
+    other = {"ansible_port": 2299, "ansible_control_path": "none", "ansible_ssh_extra_args": "-o StrictHostKeyChecking=no"}
+    code, output = provision(bare, "--check", "--diff", "--tags", "prerequisites_verify", **other)
     assert code == 0, output
     assert "+fs.nr_open = 4096" in output
     assert on_host(bare, "ls /etc/sysctl.d/60-gpufleet-warmstart.conf 2>/dev/null || echo none") == "none"

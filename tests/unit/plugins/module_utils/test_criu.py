@@ -19,14 +19,14 @@ CAPTURES = Path(__file__).parents[2] / "captures"
 class Recorded(Runner):
     """Answers a command by its last words, from captures: {"--version": (0, "criu_4_2_1_version.txt")}."""
 
-    def __init__(self, **answers):
+    def __init__(self, answers=None):
         super().__init__()
         self.answers = {
             "criu --version": (0, "criu_4_2_1_version.txt"),
             "criu check": (0, "criu_4_2_1_check_ok.txt"),
             "criu --help": (0, "criu_4_2_1_help.txt"),
             "crun --version": (0, "crun_1_28_version.txt"),
-            **answers.pop("answers", {}),
+            **(answers or {}),
         }
 
     def run(self, *argv, check=True, env=None, timeout=None):
@@ -65,7 +65,7 @@ def reasons(report):
 
 def test_version_and_features(folder):
     runner = Recorded(
-        answers={
+        {
             "criu check --feature mem_dirty_track": (1, "criu_4_2_1_feature_missing.txt"),
             "criu check --feature uffd": (0, "criu_4_2_1_check_ok.txt"),
         }
@@ -76,7 +76,7 @@ def test_version_and_features(folder):
 
 
 def test_unknown_feature_is_refused(folder):
-    criu = _criu.Criu(Recorded(answers={"criu check --feature nosuch": (1, "criu_4_2_1_feature_unknown.txt")}))
+    criu = _criu.Criu(Recorded({"criu check --feature nosuch": (1, "criu_4_2_1_feature_unknown.txt")}))
     with pytest.raises(WarmstartError, match="no feature 'nosuch'") as error:
         criu.features(["nosuch"])
     assert error.value.reason.code == "bad_input"
@@ -93,7 +93,7 @@ def test_criu_missing_says_where_it_looked(folder):
 
 def test_another_program_is_not_criu(folder):
     with pytest.raises(WarmstartError, match="does not answer as CRIU does") as error:
-        _criu.Criu(Recorded(answers={"criu --version": (0, "crun_1_28_version.txt")})).version()
+        _criu.Criu(Recorded({"criu --version": (0, "crun_1_28_version.txt")})).version()
     assert error.value.reason.code == "criu_missing"
 
 
@@ -124,7 +124,7 @@ def test_host_is_ready(folder, root, monkeypatch):
 
 def test_criu_too_old_for_the_kernel(folder, root, monkeypatch):
     monkeypatch.setattr(_criu_check.os, "uname", lambda: os.uname_result(("Linux", "h", "6.18.44", "", "x86_64")))
-    runner = Recorded(answers={"criu --version": (0, "criu_3_17_1_version.txt"), "criu check": (1, "criu_3_17_1_check_vdso.txt")})
+    runner = Recorded({"criu --version": (0, "criu_3_17_1_version.txt"), "criu check": (1, "criu_3_17_1_check_vdso.txt")})
     report = _criu_check.HostCheck(runner, _criu.Criu(runner)).report([])
     assert not report["ready"]
     found = reasons(report)
@@ -136,7 +136,7 @@ def test_criu_too_old_for_the_kernel(folder, root, monkeypatch):
 
 def test_only_uncertain_reasons_leave_the_host_ready(folder, root, monkeypatch):
     monkeypatch.setattr(_criu_check.os, "uname", lambda: os.uname_result(("Linux", "h", "6.1.147", "", "x86_64")))
-    runner = Recorded(answers={"criu --version": (0, "criu_3_17_1_version.txt")})
+    runner = Recorded({"criu --version": (0, "criu_3_17_1_version.txt")})
     report = _criu_check.HostCheck(runner, _criu.Criu(runner)).report([])
     assert report["ready"]
     assert list(reasons(report)) == ["mount_kernel"]
@@ -151,14 +151,14 @@ def test_not_root_is_a_reason(folder, monkeypatch):
 
 
 def test_missing_feature_is_a_reason(folder, root):
-    runner = Recorded(answers={"criu check --feature mem_dirty_track": (1, "criu_4_2_1_feature_missing.txt")})
+    runner = Recorded({"criu check --feature mem_dirty_track": (1, "criu_4_2_1_feature_missing.txt")})
     report = _criu_check.HostCheck(runner, _criu.Criu(runner)).report(["mem_dirty_track"])
     assert reasons(report)["feature_missing"]["detail"] == "Missing: mem_dirty_track."
 
 
 def test_runtime_without_criu(folder, root):
     (folder / "runc").rename(folder / "crun")
-    runner = Recorded(answers={"crun --version": (0, "crun_1_8_1_version.txt")})
+    runner = Recorded({"crun --version": (0, "crun_1_8_1_version.txt")})
     report = _criu_check.HostCheck(runner, _criu.Criu(runner)).report([])
     assert "runtime_without_criu" in reasons(report)
     assert report["runtimes"]["crun"]["config_file"] == ""
@@ -216,7 +216,7 @@ def test_rpc_config_file(folder, monkeypatch, runtime, version, library, crun_co
     monkeypatch.setattr(_criu, "load_libcriu", lambda: Library() if library else None)
     if crun_conf:
         (folder / "etc/crun.conf").write_text("link-remap\n")
-    found = _criu.rpc_config_file(Recorded(answers={"crun --version": (0, version)}), runtime)
+    found = _criu.rpc_config_file(Recorded({"crun --version": (0, version)}), runtime)
     assert found == (f"{folder}/etc/{expected}" if expected else None)
 
 
