@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpufleet-warmstart
-# One venv for each Python and each state of the requirements, shared by all checkouts.
-VENV := $(CACHE)/venv-$(shell { $(PYTHON) --version; cat requirements-dev.txt; } 2>&1 | sha256sum | cut -c1-12)
+# One venv for each state of the requirements, shared by all checkouts.
+VENV := $(CACHE)/venv-$(shell sha256sum < requirements-dev.txt | cut -c1-12)
 BIN := $(VENV)/bin
 LAB_DIR := $(CURDIR)/build/lab
 REPORT := $(CURDIR)/build/demo
@@ -18,13 +18,11 @@ export LC_ALL := C.UTF-8
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: $(VENV)/.ready .collections/ansible_collections/gpufleet/warmstart ## the venv and the collection's link; the others do it by themselves
-
-$(VENV)/.ready:
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -qq && apt-get install -qq --yes python3 python3-venv > /dev/null; }
-	@echo "Setting up $(VENV)"
-	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+setup: .collections/ansible_collections/gpufleet/warmstart ## the venv and the collection's link; the others do it by themselves
+	@[ -e $(VENV)/.ready ] && $(BIN)/python -c '' 2>/dev/null || { set -e; echo "Setting up $(VENV)"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -qq; apt-get install -qq --yes python3 python3-venv > /dev/null; }; \
+	rm -rf $(VENV); $(PYTHON) -m venv $(VENV); $(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt; \
+	touch $(VENV)/.ready; }
 
 .collections/ansible_collections/gpufleet/warmstart:
 	@mkdir -p $(@D) && ln -sfn ../../.. $@

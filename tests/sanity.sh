@@ -14,6 +14,8 @@ git ls-files --cached --others --exclude-standard -z | while IFS= read -r -d '' 
     [ ! -e "$file" ] || printf '%s\0' "$file" # deleted, and not yet committed
 done | tar --null -T - -c | tar -x -C "$copy"
 
+git init --quiet "$copy" # else ansible-test asks the checkout around it, which ignores build/
+
 # ansible-test downloads get-pip.py for its venvs; the pip that Python brings along does as well, and needs no network.
 pip=$("$bin/python" - <<'END'
 import pathlib, re, ansible_test
@@ -23,7 +25,7 @@ END
 )
 printf 'import ensurepip\n\nensurepip.bootstrap()\n' >"$home/.ansible/test/cache/get_pip_$pip.py"
 
-# shellcheck is the one tool that is not Python; pslint is about PowerShell, of which there is none.
+# One tool is not Python: shellcheck. pslint is about PowerShell, of which there is none.
 command -v shellcheck >/dev/null || apt-get install -qq --yes shellcheck >/dev/null || echo "no shellcheck: that test is skipped"
 
 tests=()

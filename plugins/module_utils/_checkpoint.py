@@ -73,7 +73,7 @@ class Options:
 
 def is_current(container: Container, options: Options) -> dict | None:
     """What an earlier run left, if it is this container's state since it last began to run, and intact; else None."""
-    if options.force:
+    if options.force or (container.running and not options.leave_running):
         return None
     if not options.archive:
         return {"location": str(container.userdata / "checkpoint")} if container.checkpointed_since_start() else None

@@ -79,9 +79,9 @@ class Server:
         self.name, self.folder = name, folder
 
     def start(self, *command: str, args: tuple[str, ...] = ("--privileged",)) -> None:
-        podman("run", "-d", "--name", self.name, *args, "--network", "host", "-v", "/usr:/usr:ro,bind", "-v", "/opt:/opt:ro,bind", "-v", "/usr/local/nvidia/lib64:/nvidia:ro,bind",
+        podman("run", "-d", "--name", self.name, *args, "--network", "host", "-v", "/usr:/usr:ro,bind", "-v", "/opt:/opt:ro,bind", "-v", "/usr/local/nvidia:/usr/local/nvidia:ro,bind",
                "-v", f"{self.folder}:/state", "-v", f"{Path(__file__).parent}:/tests:ro",
-               "-e", "LD_LIBRARY_PATH=/nvidia", IMAGE, *command)  # fmt: skip
+               "-e", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64", IMAGE, *command)  # fmt: skip
 
     @property
     def alive(self) -> bool:

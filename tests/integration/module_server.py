@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import ClassVar
 
 from ansible import context
 from ansible.executor.task_queue_manager import TaskQueueManager
@@ -31,7 +32,7 @@ class Keep(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
     CALLBACK_NAME = "keep"
-    last: dict = {}
+    last: ClassVar[dict] = {}
 
     def keep(self, result, **more) -> None:
         values = getattr(result, "result", None) or result._result  # .result from ansible-core 2.19 on

@@ -186,6 +186,8 @@ def test_checkpoint_and_restore_in_place(serving):
     assert serving.containers() == [f"{NAME} running"]
     assert not serving("checkpoint", {"name": NAME, "leave_running": True})["changed"]
     assert serving("checkpoint", {"name": NAME, "leave_running": True, "force": True})["changed"]
+    assert serving("checkpoint", {"name": NAME})["changed"]  # running is not what was asked for
+    assert serving.containers() == [f"{NAME} exited"]
 
 
 def test_restore_in_place_without_keep_uses_the_checkpoint_up(serving):

@@ -8,10 +8,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 if [ -e /sys/fs/cgroup/cgroup.type ]; then
     # Not the machine's own root: controllers can be handed on only by a cgroup without processes, so ours go into a leaf.
     mkdir -p /sys/fs/cgroup/host
-    for pid in $$ $(cat /sys/fs/cgroup/cgroup.procs); do
+    while read -r pid; do
         echo "$pid" >/sys/fs/cgroup/host/cgroup.procs 2>/dev/null || true # it may have ended
-    done
-    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    done </sys/fs/cgroup/cgroup.procs
+    tr ' ' '\n' </sys/fs/cgroup/cgroup.controllers | while read -r controller; do
         echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
     done
 fi

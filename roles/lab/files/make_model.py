@@ -31,8 +31,8 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     special += [(f"<0x{byte:02X}>", kind.BYTE) for byte in range(256)]
     words = ["▁", *map(chr, range(ord("a"), ord("z") + 1))]
     words += ["▁" + "".join(pair) for pair in itertools.product("bdfgklmnprst", "aeiou")]
-    tokens = [token for token, _ in special] + words
-    types = [int(type_) for _, type_ in special] + [int(kind.NORMAL)] * len(words)
+    tokens = [token for token, type_ in special] + words
+    types = [int(type_) for token, type_ in special] + [int(kind.NORMAL)] * len(words)
     scores = [0.0] * len(special) + [-float(rank) for rank in range(len(words))]
     return tokens, scores, types
 
