@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _engine, _freeze, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _engine, _freeze, _golden, _restore
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Result
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
@@ -80,9 +80,12 @@ def is_current(container: Container, options: Options) -> dict | None:
     if not options.archive.is_file():
         return None
     manifest = _golden.read_manifest(options.archive)
-    if not manifest or manifest["container"]["id"] != container.id or _golden.parse_created(manifest) < container.started:
+    if not manifest or manifest["container"]["id"] != container.id:
         return None
-    if _golden.sha256(options.archive) != manifest["archive"]["sha256"]:
+    digest = manifest["archive"]["sha256"]
+    if _golden.parse_created(manifest) < container.started and not _golden.was_restored_from(container.id, digest):
+        return None
+    if _golden.sha256(options.archive) != digest:
         return None
     return {"location": str(options.archive), "manifest": manifest, "size": manifest["archive"]["size"]}
 
@@ -92,6 +95,10 @@ def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
     container.require_running()
     if _engine.own_connections(container.engine[0]):
         options = dataclasses.replace(options, tcp_established=True)
+    asked = options
+    if options.archive and options.leave_running and _freeze.holds_unlinked_semaphores(container):
+        # A dump that leaves the processes running takes its links to these away before podman has saved them.
+        options = dataclasses.replace(options, leave_running=False, keep=True)
     partial = prepare_archive(options.archive, options.compress) if options.archive else None
     started = time.monotonic()
     frozen, timings, froze = _freeze.freeze(podman.runner, container, options.gpu_method, options.sleep_level, options.lock_timeout)
@@ -106,7 +113,10 @@ def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
     finally:
         if partial:
             partial.unlink(missing_ok=True)
-    if froze and options.leave_running:
+    if asked.leave_running and not options.leave_running:
+        timings["brought_back"] = _restore.restore(podman, _restore.Options(container.name, keep=asked.keep), None)["timings"]["total"]
+        _golden.note_restored(container.id, result["manifest"]["archive"]["sha256"])
+    elif froze and options.leave_running:
         timings.update(_freeze.thaw(podman.runner, container, frozen)[0])
     timings["total"] = time.monotonic() - started
     return {**result, "timings": timings}

@@ -86,8 +86,9 @@ class Cuda:
         """Begin to load in the background (0.2 s on an idle GPU); load() waits for it and raises what went wrong."""
 
         def work() -> None:
-            with suppress(WarmstartError):
-                Cuda.load()
+            for load in (Cuda.load, Nvml.load):
+                with suppress(WarmstartError):
+                    load()
 
         threading.Thread(target=work, daemon=True).start()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -173,6 +174,15 @@ def prepare_to_end(runner: Runner, container: Container) -> bool:
                 _engine.sleep(engine, url, max(_engine.ENGINES[engine].levels, default=1), timeout=10.0)
         freeze(runner, container, sleep_level=0, lock_timeout=5.0)
         return _cuda.overall(_cuda.states(pids)) == "suspended"
+    return False
+
+
+def holds_unlinked_semaphores(container: Container) -> bool:
+    """Whether a process uses a POSIX semaphore whose name is gone, as Python's multiprocessing does."""
+    for pid in cgroup_pids(container.pid):
+        with contextlib.suppress(OSError):
+            if re.search(r"/sem\.[^/]* \(deleted\)$", Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace"), re.M):
+                return True
     return False
 
 

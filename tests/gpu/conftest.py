@@ -79,8 +79,10 @@ class Server:
         self.name, self.folder = name, folder
 
     def start(self, *command: str, args: tuple[str, ...] = ("--privileged",)) -> None:
-        podman("run", "-d", "--name", self.name, *args, "--network", "host", "-v", "/usr:/usr:ro,bind", "-v", "/opt:/opt:ro,bind", "-v", "/usr/local/nvidia:/usr/local/nvidia:ro,bind",
-               "-v", f"{self.folder}:/state", "-v", f"{Path(__file__).parent}:/tests:ro",
+        # each mount without what is mounted below it, which CRIU would not know
+        mounts = [f"{folder}:{folder}:ro,bind" for folder in ("/usr", "/opt", "/usr/local/nvidia")]
+        mounts += [f"{self.folder}:/state", f"{Path(__file__).parent}:/tests:ro"]
+        podman("run", "-d", "--name", self.name, *args, "--network", "host", *(word for mount in mounts for word in ("-v", mount)),
                "-e", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64", IMAGE, *command)  # fmt: skip
 
     @property

@@ -170,7 +170,8 @@ class Lab:
         nofile, nproc = limit(resource.RLIMIT_NOFILE, 1048576), limit(resource.RLIMIT_NPROC, 32768)
         options = [
             *("--privileged", "--pids-limit", "0", "--ulimit", f"nofile={nofile}:{nofile}", "--ulimit", f"nproc={nproc}:{nproc}"),
-            *("--hostname", name, "--network", self.name, "--ip", address),
+            # The machine's own cgroup namespace: in another, CRIU finds paths in /proc/PID/cgroup that it cannot restore.
+            *("--cgroupns", "host", "--hostname", name, "--network", self.name, "--ip", address),
             *("--volume", f"{name}-data:/var/lib/containers", "--volume", f"{self.folder}/hosts/{name}:/etc/lab:ro"),
             *("--volume", f"{shared.engine_store}:/usr/local/lib/lab-images:ro", "--volume", f"{shared.models}:/srv/models:ro"),
             shared.host_image,
@@ -245,10 +246,10 @@ def remember_nr_open() -> None:
 
 
 def nested_cgroups(name: str) -> list[Path]:
-    """Cgroups of the containers inside host NAME: on a hybrid layout they stand beside the host's own, and outlive it."""
+    """Cgroups of the containers inside host NAME: they stand beside the host's own, and outlive it."""
     volume = json.loads(run("podman", "volume", "inspect", f"{name}-data"))[0]["Mountpoint"]
     inside = [folder.name for folder in Path(volume, "storage", "overlay-containers").glob("*") if folder.is_dir()]
-    return [group for identity in inside for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/libpod-{identity}")]
+    return [group for identity in inside for group in Path("/sys/fs/cgroup").glob(f"**/libpod_parent/libpod-{identity}")]
 
 
 def limit(kind: int, enough: int) -> int:
