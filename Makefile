@@ -60,5 +60,5 @@ bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
 	$(BIN)/python tests/bench/restore_overhead.py $(LAB_DIR)/inventory
 	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down
 
-gpu-test: setup ## tests on a GPU host, through the playbooks
-	$(BIN)/pytest tests/gpu
+gpu-test: setup ## tests on a GPU host, through the playbooks; GPU_TEST_PYTHON=... names a Python with torch
+	PATH=$(BIN):$$PATH $(BIN)/pytest -s -v tests/gpu

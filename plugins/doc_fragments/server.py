@@ -60,7 +60,7 @@ args:
 
 
 class ModuleDocFragment:
-    DOCUMENTATION = (
+    DOCUMENTATION: str = (
         r"""
 options:
   server:
@@ -71,7 +71,7 @@ options:
         + SUBOPTIONS
     )
 
-    FALLBACK = (
+    FALLBACK: str = (
         r"""
 options:
   fallback:

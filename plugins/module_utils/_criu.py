@@ -113,7 +113,7 @@ def parse_config(text: str) -> dict:
         words = shlex.split(line, comments=True) if line.count('"') % 2 == 0 else line.split()
         if not words:
             continue
-        name, _, value = words[0].partition("=")
+        name, _equals, value = words[0].partition("=")
         value = value or " ".join(words[1:]) or True
         if name in REPEATABLE:
             options.setdefault(name, []).append(value)

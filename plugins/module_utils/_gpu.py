@@ -101,7 +101,7 @@ class Nvml:
         return buffer.value.decode()
 
     def _number(self, name: str, handle, values: int = 1) -> list[int] | None:
-        numbers = [ctypes.c_int() for _ in range(values)]
+        numbers = [ctypes.c_int() for _time in range(values)]
         if self._call(name, handle, *map(ctypes.byref, numbers)):
             return None
         return [number.value for number in numbers]

@@ -47,7 +47,10 @@ options:
     type: bool
     default: false
   leave_running:
-    description: Let the container go on after the checkpoint instead of stopping it.
+    description:
+      - Let the container go on after the checkpoint instead of stopping it.
+      - With O(archive), a container that uses unlinked POSIX semaphores (Python's multiprocessing) is stopped and restored in place to
+        that end, since CRIU would leave them out of the archive otherwise.
     type: bool
     default: false
   tcp_established:
@@ -146,7 +149,7 @@ manifest:
 timings:
   description: >-
     Seconds; engine_sleep, suspend (of GPU memory), podman (the command), criu (the runtime's part of it), freezing, frozen, dump and
-    write (CRIU's), verify (reading the archive back), resume and engine_wake (where it goes on), total.
+    write (CRIU's), verify (reading the archive back), resume and engine_wake or brought_back (where it goes on), total.
   returned: success
   type: dict
   sample: {podman: 0.93, criu: 0.26, freezing: 0.1, frozen: 0.1, dump: 0.05, write: 0.03, verify: 0.1, total: 1.1}

@@ -140,8 +140,9 @@ probe:
   sample: {healthy_after: 0.34, first_token: 0.03, tokens: [" the"], model: small.gguf}
 timings:
   description: >-
-    Seconds; podman (the command), criu (the runtime's part of it), forking and restore (CRIU's), healthy (waited after podman),
-    resume (of GPU memory), engine_wake, first_token (from its request), total (from the restore command to the first token).
+    Seconds; unpack (the archive's pages, the first time), podman (the command), criu (the runtime's part of it), forking and restore
+    (CRIU's), resume (of GPU memory), engine_wake, healthy (waited after these), first_token (from its request), total (from unpack or
+    the restore command to the first token).
   returned: success
   type: dict
   sample: {podman: 0.33, criu: 0.19, forking: 0.0, restore: 0.09, healthy: 0.01, first_token: 0.03, total: 0.37}

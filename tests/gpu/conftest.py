@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fixtures for tests on a GPU host: the modules through real Ansible, and a CUDA server in a real podman container.
 
-Needs root, podman, ansible in PATH, and a python3 with pytest and torch, which the container borrows: its image is empty
-and the host's /usr and /opt are mounted into it. Touches only containers called gpu-test-*.
+Needs root, podman, ansible in PATH, gcc, and a Python with torch, named in GPU_TEST_PYTHON unless it is the one that runs
+pytest. The container borrows it: its image is empty and the host's /usr and /opt are mounted into it. Touches containers
+called gpu-test-*, and test_vllm.py what it says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/gpu-test-hostroot:1"
+PYTHON = os.environ.get("GPU_TEST_PYTHON", sys.executable)  # of the host, with torch, for the containers
 COLLECTIONS = ROOT / "build" / "gpu-test"
 INTERPRETER = "ansible_python_interpreter={{ ansible_playbook_python }}"
 
@@ -161,7 +163,7 @@ def server(image, tmp_path_factory):
     """The CUDA server, up and counting."""
     server = Server("gpu-test-server", tmp_path_factory.mktemp("server"))
     podman("rm", "-f", "-t", "0", server.name, check=False)
-    server.start(sys.executable, "/tests/cuda_server.py", "/state")
+    server.start(PYTHON, "/tests/cuda_server.py", "/state")
     server.wait_for_count()
     yield server
     podman("rm", "-f", "-t", "0", server.name, check=False)

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import stat
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import Server, podman, run_module
+from conftest import PYTHON, Server, podman, run_module
 
 NODES = sorted(path for path in Path("/dev").glob("nvidia*") if stat.S_ISCHR(path.stat().st_mode))
 GPU = [path for path in NODES if path.name not in ("nvidia-modeset", "nvidia-uvm-tools")]
@@ -33,7 +32,7 @@ def test_without_privileged(image, tmp_path, args):
     server = Server("gpu-test-unprivileged", tmp_path)
     podman("rm", "-f", "-t", "0", server.name, check=False)
     try:
-        server.start(sys.executable, "/tests/cuda_server.py", "/state", args=args)
+        server.start(PYTHON, "/tests/cuda_server.py", "/state", args=args)
         server.wait_for_count()
         checksum = server.last()[1]
         taken = run_module("podman_checkpoint", name=server.name)

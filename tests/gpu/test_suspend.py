@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils import _cuda
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._process import RUN, cgroup_pids, leftover_devices
-from conftest import HOG, Server, finish_module, podman, run_module, start_module
+from conftest import HOG, PYTHON, Server, finish_module, podman, run_module, start_module
 
 GB = 10**9
 
@@ -127,7 +127,7 @@ def test_one_busy_process_unlocks_the_other(running):
     alone = set(_cuda.states(cgroup_pids(running.pid)))
     second = Server(running.name, running.folder / "second")
     second.folder.mkdir()
-    podman("exec", "-d", running.name, sys.executable, "/tests/cuda_server.py", "/state/second")
+    podman("exec", "-d", running.name, PYTHON, "/tests/cuda_server.py", "/state/second")
     second.wait_for_count()
     (other,) = set(_cuda.states(cgroup_pids(running.pid))) - alone
     (running.folder / "spun").unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def holds(pid: int, path: Path) -> bool:
 
 
 def test_two_runs_at_once(running):
-    both = [start_module("podman_suspend", name=running.name, state="suspended") for _ in range(2)]
+    both = [start_module("podman_suspend", name=running.name, state="suspended") for _time in range(2)]
     results = [finish_module(process) for process in both]
     assert sum(result.get("changed", False) for result in results) == 1
     assert all(not result["failed"] or result["reason"] == "gpu_busy" for result in results)

@@ -4,7 +4,8 @@
 """Real vLLM through the playbooks: cold start, restore in place and from an archive, and resume, each to the same tokens.
 
 One row of JSON for each measurement goes to GPU_TEST_OUT/rows.jsonl (default build/gpu-test/results) as it is made. The server
-is inventory.yml's; the tests run in order, and the last compares the rows with the targets. Needs 40 GB of host memory.
+is inventory.yml's; the tests run in order, and the last compares the rows with the targets. Touches container qwen, /models
+and /mnt/checkpoint-ram. Needs vLLM in /opt/vllm (or GPU_TEST_VARS) and 60 GB of host memory.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import COLLECTIONS, ROOT, podman, run_module
+from conftest import COLLECTIONS, PYTHON, ROOT, podman, run_module
 
 HERE = Path(__file__).parent
+MODEL = Path("/models/qwen2-1.5b")
 OUT = Path(os.environ.get("GPU_TEST_OUT", ROOT / "build" / "gpu-test" / "results"))
 VARS = os.environ.get("GPU_TEST_VARS")
 INVENTORY = ("-i", str(HERE / "inventory.yml"), *(("-e", f"@{VARS}") if VARS else ()))
@@ -82,6 +84,13 @@ def stopped(state: str = "stopped") -> None:
     module("podman_server", state=state)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def model() -> None:
+    """The model that inventory.yml names, written where it is not there yet."""
+    if not VARS and not (MODEL / "config.json").exists():
+        subprocess.run([PYTHON, HERE / "make_model.py", MODEL], check=True)
+
+
 @pytest.fixture(scope="module")
 def oracle(image) -> list[str]:
     """The tokens that the golden checkpoint was taken with."""
@@ -99,7 +108,7 @@ def test_weights_left_out(image):
     try:
         taken = module("podman_checkpoint", sleep_level=2)
         note("checkpoint_level_2", taken["timings"], parts=taken["parts"])
-        for _ in range(3):
+        for _time in range(3):
             measure("restore_in_place_level_2", tokens, "in_place")
             stopped()
         measure("restore_in_place_level_2", tokens, "in_place")
@@ -127,7 +136,7 @@ def test_golden(image):
 
 
 def test_resume(oracle):
-    for _ in range(TIMES):
+    for _time in range(TIMES):
         away = module("podman_suspend", state="suspended")
         assert away["gpu_memory"]["after"] == {}
         note("suspend", away["timings"], wall=round(away["wall"], 2), gpu_memory=away["gpu_memory"])
@@ -148,7 +157,7 @@ def test_restore_from_archive(oracle):
 def test_restore_in_place(oracle):
     taken = module("podman_checkpoint", force=True)
     note("checkpoint_in_place", taken["timings"], wall=round(taken["wall"], 2), parts=taken["parts"])
-    for _ in range(TIMES):
+    for _time in range(TIMES):
         measure("restore_in_place", oracle, "in_place")
         stopped()
     stopped("absent")
@@ -158,11 +167,11 @@ def test_enforce_eager():
     tokens = measure("cold_eager", None, None, "podman_server", server=EAGER)["probe"]["tokens"]
     taken = module("podman_checkpoint")
     note("checkpoint_eager", taken["timings"], parts=taken["parts"])
-    for _ in range(3):
+    for _time in range(3):
         measure("restore_in_place_eager", tokens, "in_place")
         stopped()
     measure("restore_in_place_eager", tokens, "in_place")
-    for _ in range(3):
+    for _time in range(3):
         note("suspend_eager", module("podman_suspend", state="suspended")["timings"])
         measure("resume_eager", tokens, None, "podman_suspend", state="running")
     stopped("absent")

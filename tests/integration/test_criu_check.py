@@ -108,7 +108,8 @@ def old_criu(lab, host, tmp_path):
         pytest.skip("this distribution has no criu 3.17")
     for package in packages:
         subprocess.run(["dpkg", "--extract", package, tmp_path / "old"], check=True)
-    libraries = next((tmp_path / "old").glob("usr/lib/*/libnet.so.1")).parent.relative_to(tmp_path / "old")
+    (library,) = (tmp_path / "old").glob("usr/lib/*/libnet.so.1")
+    libraries = library.parent.relative_to(tmp_path / "old")
     (tmp_path / "old/criu").write_text(f'#!/bin/sh\nLD_LIBRARY_PATH=/opt/old/{libraries} exec /opt/old/usr/sbin/criu "$@"\n')
     (tmp_path / "old/criu").chmod(0o755)
     subprocess.run(["tar", "-C", tmp_path / "old", "-cf", tmp_path / "old.tar", "criu", "usr/sbin", libraries], check=True)

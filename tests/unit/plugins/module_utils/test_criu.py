@@ -222,7 +222,7 @@ def test_rpc_config_file(folder, monkeypatch, runtime, version, library, crun_co
 
 def test_environment_is_private_and_removed(folder):
     with _criu.criu_environment(Recorded(), None, {"ghost-limit": "1G"}, "runc") as path:
-        private = Path(path.split(":")[0])
+        private = Path(path.partition(":")[0])
         assert private.stat().st_mode & 0o777 == 0o700
         assert (private / "options.conf").stat().st_mode & 0o777 == 0o600
         assert (private / "options.conf").read_text() == "ghost-limit=1G\n"
@@ -232,7 +232,7 @@ def test_environment_is_private_and_removed(folder):
 
 def test_environment_is_removed_after_a_failure(folder):
     with pytest.raises(ZeroDivisionError), _criu.criu_environment(Recorded(), str(folder / "criu"), None):
-        _ = len(list(folder.glob("warmstart-criu-*"))) / 0
+        _never = len(list(folder.glob("warmstart-criu-*"))) / 0
     assert not list(folder.glob("warmstart-criu-*"))
 
 
@@ -270,7 +270,7 @@ def test_options_that_would_be_ignored_are_refused(folder, options, runtime, mes
 def test_link_remap_counts_under_crun(folder, monkeypatch):
     monkeypatch.setattr(_criu, "load_libcriu", lambda: None)
     with _criu.criu_environment(Recorded(), None, {"link-remap": True}, "crun") as path:
-        assert (Path(path.split(":")[0]) / "options.conf").read_text() == "link-remap\n"
+        assert (Path(path.partition(":")[0]) / "options.conf").read_text() == "link-remap\n"
 
 
 def test_complaint_of_criu_is_found():

@@ -102,7 +102,7 @@ class Nvml:
 @pytest.fixture
 def sleepers():
     """Three real processes, since the library looks them up in /proc."""
-    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+    processes = [subprocess.Popen(["sleep", "60"]) for _time in range(3)]
     yield [process.pid for process in processes]
     for process in processes:
         process.kill()

@@ -93,7 +93,11 @@ def test_write_replaces_an_older_report_and_leaves_nothing_beside_it(tmp_path, r
 
 def test_a_write_that_fails_keeps_the_older_report(tmp_path, report, monkeypatch):
     path = _report.replace(tmp_path / "report.json", "old")
-    monkeypatch.setattr(_report.os, "replace", lambda *_arguments: (_ for _ in ()).throw(OSError("disk full")))
+
+    def fail(*_arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(_report.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         _report.replace(path, "new")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("report.json", "old")]
