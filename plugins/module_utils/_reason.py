@@ -174,6 +174,12 @@ REASONS = {
             ),
         ),
         Reason(
+            "mount_below",
+            "A filesystem is mounted below one of the container's volumes, and CRIU was not told of it.",
+            "Mount without what lies below, as in /usr:/usr:ro,bind, and name the inner mount as a volume of its own if it is needed.",
+            (r"mnt: FS mnt \S+ .*unsupported id",),
+        ),
+        Reason(
             "archive_corrupt",
             "The checkpoint archive is damaged or is not a checkpoint archive.",
             "Copy it again and compare its sha256 with the manifest, or take a new golden checkpoint.",

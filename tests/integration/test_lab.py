@@ -17,7 +17,7 @@ import pytest
 from labtool import BIN, COLLECTIONS, ROOT, Lab, run, run_lab
 
 FILES = ROOT / "roles" / "lab" / "files"
-NAME = "lablife"
+NAME = os.environ.get("WSTEST", "wstest") + "life"
 
 
 def traces() -> str:

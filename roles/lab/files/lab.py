@@ -30,6 +30,8 @@ RUN = Path("/run/gpufleet-lab")  # what a reboot undoes anyway: the lock, SSH's 
 LABEL = "gpufleet.lab"
 ENGINE_IMAGE = "localhost/llama-server:1"
 NR_OPEN = Path("/proc/sys/fs/nr_open")
+# For what mounts and may be interrupted: the mounts go with the process.
+OWN_MOUNTS = ["unshare", "--mount", "--propagation", "private"]
 
 
 def run(*argv: object, stdin=None) -> str:
@@ -84,18 +86,16 @@ class Shared:
         shutil.rmtree(work, ignore_errors=True)  # an interrupted run's
         work.mkdir(mode=0o700)
         root, store = work / "root", work / "store"
-        run("unshare", "--mount", "--propagation", "private", HERE / "images.sh", kind, root)
-        if kind == "host":
-            podman, image, command = ["podman"], self.host_image, '["/usr/bin/catatonit", "--", "/etc/lab/host.sh"]'
-        else:
-            podman, image = ["podman", "--root", store, "--runroot", RUN / "store", "--storage-driver", "overlay"], ENGINE_IMAGE
-            command = '["/usr/bin/llama-server"]'
+        run(*OWN_MOUNTS, "bash", HERE / "images.sh", kind, root)
+        podman, image = ["podman"], self.host_image
+        if kind == "engine":
+            podman = [*OWN_MOUNTS, "podman", "--root", store, "--runroot", RUN / "store", "--storage-driver", "overlay"]
+            image = ENGINE_IMAGE
         with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
-            run(*podman, "import", "--change", f"CMD {command}", "-", image, stdin=tar.stdout)
+            run(*podman, "import", "-", image, stdin=tar.stdout)
         if tar.returncode:
             raise SystemExit(f"lab.py: tar of {root}: exit {tar.returncode}")
         if kind == "engine":
-            succeeds("umount", store / "overlay")  # podman's own bind mount of a store that it has opened
             store.rename(self.engine_store)
         shutil.rmtree(work)
 
@@ -140,7 +140,8 @@ class Lab:
         subnet = ipaddress.ip_network(network["subnets"][0]["subnet"])
         hosts = [{"name": name, "address": str(subnet[10 + number])} for number, name in enumerate(names, start=1)]
         self.write_keys(hosts)
-        remember_nr_open()
+        if not self.check:
+            remember_nr_open()
         for host in hosts:
             self.start_host(host["name"], host["address"], shared)
         if not self.check:
@@ -174,7 +175,7 @@ class Lab:
             *("--cgroupns", "host", "--hostname", name, "--network", self.name, "--ip", address),
             *("--volume", f"{name}-data:/var/lib/containers", "--volume", f"{self.folder}/hosts/{name}:/etc/lab:ro"),
             *("--volume", f"{shared.engine_store}:/usr/local/lib/lab-images:ro", "--volume", f"{shared.models}:/srv/models:ro"),
-            shared.host_image,
+            *(shared.host_image, "/usr/bin/catatonit", "--", "/bin/sh", "/etc/lab/host.sh"),
         ]
         wanted = hashlib.sha256("\0".join([recipe("host.sh"), *options]).encode()).hexdigest()[:12]
         if name in self.labelled("container"):

@@ -50,6 +50,7 @@ def test_captured_output_leads_to_its_reason(capture, code):
         ("Error (criu/sk-inet.c:118): Can't get 1:16 opt: Operation not supported", "so_passcred_kernel"),
         ("Error (criu/rlimit.c:31): Can't setup RLIMIT_NOFILE for self: Operation not permitted", "rlimit_nofile"),
         ("Error (criu/netfilter.c:63): Iptables configuration failed: No such file or directory", "iptables_missing"),
+        ("Error (criu/mount.c:724): mnt: FS mnt ./usr/local/nvidia dev 0xfe00010 root / unsupported id 61", "mount_below"),
         ("Error (criu/cr-dump.c:1814): Timeout reached. Try to interrupt: 1", "timeout"),
     ],
 )
