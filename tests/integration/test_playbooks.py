@@ -76,7 +76,7 @@ def test_engine_that_dies_during_warm_up_leaves_nothing(fleet):
     dying = {
         "name": "dying",
         "image": "localhost/llama-server:1",
-        "command": ["sh", "-c", "timeout 3 llama-server --model /models/small.gguf --host 127.0.0.1 --port 8000"],
+        "command": ["sh", "-c", "timeout --signal KILL 3 llama-server --model /models/small.gguf --host 127.0.0.1 --port 8000"],
         "volumes": ["/srv/models:/models:ro"],
         "network": "host",
     }
