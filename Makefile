@@ -57,8 +57,9 @@ integration: setup ## integration tests on lab hosts
 	$(BIN)/pytest tests/integration
 
 bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
-	$(BIN)/python tests/bench/restore_overhead.py $(LAB_DIR)/inventory
-	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down
+	$(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.provision
+	@status=0; PATH=$(BIN):$$PATH PYTHONPATH=.collections $(BIN)/python tests/bench/restore_overhead.py $(LAB_DIR)/inventory || status=$$?; \
+	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down || status=$$?; exit $$status
 
 gpu-test: setup ## tests on a GPU host, through the playbooks; GPU_TEST_PYTHON=... names a Python with torch
 	PATH=$(BIN):$$PATH $(BIN)/pytest -s -v tests/gpu
