@@ -34,7 +34,7 @@ lab-down: setup ## remove them
 	$(LAB) -e lab_state=absent
 
 demo: lab ## provision two lab hosts, bake a golden checkpoint, restore it on both, compare with a cold start
-	@status=0; $(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.site -e warmstart_report_dir=$(REPORT) -e benchmark_iterations=3 || status=$$?; \
+	@status=0; $(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.site -e warmstart_report_dir=$(REPORT) -e benchmark_iterations=2 || status=$$?; \
 	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down || status=$$?; \
 	[ $$status != 0 ] || { echo; cat $(REPORT)/report.md; }; exit $$status
 
