@@ -23,6 +23,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Result
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._process import cgroup_pids
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
 
 COMPRESS = ("none", "zstd", "gzip")
@@ -135,10 +136,10 @@ def dump(podman: Podman, container: Container, options: Options, partial: Path |
             error = podman.runner.failure(done, criu_errors(container.userdata / "dump.log"))
             raise brought_back(Podman(podman.runner, path), options, error)
     timings.update({"podman": done.seconds, **statistics(done.stdout)})
-    _freeze.write_records(podman.get(container.id), frozen)
+    _freeze.write_records(container, frozen)
     if partial:
         return finish_archive(podman, container, options, partial, frozen, timings)
-    contents = _archive.read_in_place(podman.get(container.id))
+    contents = _archive.read_in_place(container)
     return {"location": str(container.userdata / "checkpoint"), "size": sum(contents.parts.values()), "parts": contents.parts}
 
 
@@ -229,16 +230,13 @@ def brought_back(podman: Podman, options: Options, error: WarmstartError) -> War
 
 
 def dumped_bytes(pid: int) -> int:
-    """About how much CRIU will write: anonymous and shared memory of the container's first process and its descendants."""
-    total, pending = 0, [pid]
-    while pending:
-        process = pending.pop()
+    """About how much CRIU will write: anonymous and shared memory of the processes of the container whose first is `pid`."""
+    total = 0
+    for process in cgroup_pids(pid):
         try:
             status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-            children = [Path(task, "children").read_text(encoding="utf-8") for task in Path(f"/proc/{process}/task").iterdir()]
         except OSError:
-            continue
-        pending += [int(child) for line in children for child in line.split()]
+            continue  # it ended meanwhile
         for line in status.splitlines():
             if line.startswith(("RssAnon:", "RssShmem:")):
                 total += int(line.split()[1]) * 1024

@@ -152,7 +152,7 @@ def thaw(runner: Runner, container: Container, frozen: Frozen, wanted_map: dict 
     return timings, changed
 
 
-def is_suspended(runner: Runner, container: Container) -> bool:
+def is_suspended(container: Container) -> bool:
     """Whether the container's CUDA processes are suspended, so that a thaw and no restore brings it back."""
     if not (has_driver() and container.running) or read_record(record_path(container)).method in ("none", "criu_plugin"):
         return False

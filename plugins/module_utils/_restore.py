@@ -208,7 +208,7 @@ def standing_aside(podman: Podman, name: str, container: Container | None) -> It
 
 def go_on(podman: Podman, options: Options, holder: Container, probe: Probe | None, check_mode: bool) -> dict:
     """The container runs from this checkpoint: probe it, after a resume if its GPU processes are suspended."""
-    if not _freeze.is_suspended(podman.runner, holder):
+    if not _freeze.is_suspended(holder):
         return {"changed": False, "path_taken": "running", **still_serving(probe)}
     if check_mode:
         return {"changed": True, "path_taken": "resume", "timings": {}}
