@@ -31,7 +31,6 @@ CAPABILITIES = (
     "BPF",
     "DAC_READ_SEARCH",
     "MAC_ADMIN",
-    "MKNOD",
     "NET_ADMIN",
 )
 

@@ -256,7 +256,9 @@ class Comparison:
 
     def compare_mounts(self) -> dict:
         # podman brings named volumes along
-        sources = [mount["source"] for mount in self.manifest["container"]["mounts"] if "/volumes/" not in mount["source"]]
+        sources = [
+            mount["source"] for mount in self.manifest["container"]["mounts"] if not re.search("/volumes/[^/]+/_data$", mount["source"])
+        ]
         missing = [source for source in sources if not os.path.exists(source)]
         return self.row(
             "mounts",

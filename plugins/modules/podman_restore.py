@@ -103,7 +103,7 @@ options:
     type: str
   expect:
     description:
-      - What the archive may bring to the host, although nobody declared it, see M(gpufleet.warmstart.podman_checkpoint_info#module). By
+      - What the archive may bring to the host, although nobody declared it, see M(gpufleet.warmstart.podman_checkpoint_info). By
         default a restore refuses OCI hooks, CRIU options of the checkpoint's own, and mounts and privileges that are neither in the
         manifest nor in O(fallback).
       - What a signed manifest records needs not be named here. Needs O(archive).
