@@ -257,7 +257,7 @@ def _pair(old: dict[str, dict], new: dict[str, dict], needed: dict[str, int]) ->
             present = ", ".join(map(_label, new.values())) or "none"
             raise WarmstartError("gpu_mismatch", f"No free GPU here for {_label(old[name])}; here are: {present}.")
         # too little memory on all of them is told by the resume, with the figures
-        pairs[name] = min(free, key=lambda other: (new[other]["memory_free"] < needed.get(name, 0), other != name, other in old))
+        pairs[name] = min(free, key=lambda other: (needed.get(name, 0) > new[other].get("memory_free", 0), other != name, other in old))
     return pairs
 
 
