@@ -15,16 +15,18 @@ import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _findings
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._golden import read_manifest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
+READ = ("config.dump", "spec.dump", "deleted.files")
 REQUIRED = ("config.dump", "spec.dump", "checkpoint/inventory.img")
 
 
@@ -33,13 +35,16 @@ class Contents:
     """What was checkpointed and how large it is.
 
     config and spec: podman's config.dump and the OCI runtime's spec.dump, whole (they hold environment values: return
-    `summary()`, never these). compression: none, gzip or zstd. parts: bytes per part, uncompressed.
+    `summary()`, never these). compression: none, gzip or zstd. parts: bytes per part, uncompressed. deleted: content of
+    deleted.files. names: of the archive's members.
     """
 
     config: dict
     spec: dict
     compression: str
     parts: dict[str, int]
+    deleted: list = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def summary(self) -> dict:
         """The container as it will be restored, with the names of its environment and without their values."""
@@ -55,13 +60,15 @@ class Contents:
             "environment_names": sorted(item.partition("=")[0] for item in process.get("env") or []),
             "mounts": [
                 {"source": mount["source"], "destination": mount["destination"], "options": mount.get("options") or []}
-                for mount in self.spec.get("mounts") or []
-                # podman's own files for the container (hosts, resolv.conf, ...) are made anew by a restore
-                if mount.get("type") == "bind" and "/userdata/" not in mount["source"]
+                for mount in _findings.foreign_mounts(self.config, self.spec)
             ],
+            "findings": self.findings(),
             "ports": self.ports(),
             "network": self.network(),
         }
+
+    def findings(self) -> list[dict]:
+        return _findings.find(self.config, self.spec, self.deleted, self.names)
 
     def network(self) -> str:
         namespaces = {namespace["type"] for namespace in (self.spec.get("linux") or {}).get("namespaces") or []}
@@ -129,22 +136,25 @@ def read_archive(path: Path) -> Contents:
         raise WarmstartError("archive_missing", f"There is no file {path}.")
     texts: dict[str, bytes] = {}
     parts: dict[str, int] = {}
-    seen = set()
+    names: list[str] = []
     try:
         with opened(path) as archive:
             for member in archive:
                 name = member.name[2:] if member.name.startswith("./") else member.name
-                seen.add(name)
+                names.append(name)
                 parts[part_of(name)] = parts.get(part_of(name), 0) + member.size
-                if name in ("config.dump", "spec.dump"):
+                if name in READ:
                     texts[name] = archive.extractfile(member).read()
-        missing = [name for name in REQUIRED if name not in seen]
+        missing = [name for name in REQUIRED if name not in names]
         if missing:
             raise WarmstartError("archive_corrupt", f"{path} holds no {' and no '.join(missing)}.")
-        config, spec = json.loads(texts["config.dump"]), json.loads(texts["spec.dump"])
+        twice = [name for name in READ if names.count(name) > 1]
+        if twice:
+            raise WarmstartError("archive_corrupt", f"{path} holds {' and '.join(twice)} more than once.")
+        config, spec, deleted = (json.loads(texts.get(name, b"[]")) for name in READ)
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise WarmstartError("archive_corrupt", f"{path}: {error}") from None
-    return Contents(config, spec, compression_of(path), parts)
+    return Contents(config, spec, compression_of(path), parts, deleted, names)
 
 
 def read_in_place(container: Container) -> Contents:
@@ -164,6 +174,7 @@ def read_in_place(container: Container) -> Contents:
         "rootfsImageName": facts["ImageName"],
         "rootfsImageID": facts["Image"],
         "runtime": container.runtime,
+        "privileged": facts["HostConfig"].get("Privileged", False),
         "networkMode": facts["HostConfig"]["NetworkMode"],
         "newPortMappings": [
             {"host_ip": address, "host_port": port, "container_port": int(inside.partition("/")[0]), "protocol": inside.partition("/")[2]}
@@ -172,7 +183,12 @@ def read_in_place(container: Container) -> Contents:
         ],
     }
     spec = {
-        "process": {"args": [facts["Path"], *facts["Args"]], "env": facts["Config"]["Env"]},
+        "process": {
+            "args": [facts["Path"], *facts["Args"]],
+            "env": facts["Config"]["Env"],
+            "capabilities": {"bounding": facts.get("BoundingCaps") or []},
+        },
+        "annotations": facts["Config"].get("Annotations") or {},
         "mounts": [
             {"type": "bind", "source": mount["Source"], "destination": mount["Destination"], "options": mount.get("Options") or []}
             for mount in facts.get("Mounts") or []
@@ -208,7 +224,7 @@ def describe(contents: Contents, taken: str, size: int) -> dict:
 
 def versions_of(manifest: dict) -> dict[str, str]:
     host = manifest["host"]
-    return {**{key: host[key] for key in ("podman", "runtime", "runtime_version", "kernel")}, "criu": manifest["criu"]}
+    return {key: host[key] for key in ("podman", "runtime", "runtime_version", "kernel", "criu")}
 
 
 def time_of(path: Path) -> str:

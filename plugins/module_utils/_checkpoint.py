@@ -19,7 +19,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _engine, _freeze, _golden, _restore
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import (
+    _archive,
+    _engine,
+    _fingerprint,
+    _freeze,
+    _golden,
+    _manifest,
+    _restore,
+    _signature,
+)
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Result
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import Criu, criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container, Podman, criu_errors, statistics
@@ -45,6 +54,8 @@ class Options:
     print_stats: bool = True
     criu_path: str | None = None
     criu_config: dict | None = None
+    model: str | None = None
+    oracle: dict | None = None
     metadata: dict | None = None
     gpu_method: str = "auto"
     lock_timeout: float = 10.0
@@ -56,7 +67,7 @@ class Options:
             if not self.archive.is_absolute():
                 raise WarmstartError("bad_input", f"archive must be an absolute path, not {self.archive}.")
             return
-        for option in ("ignore_rootfs", "ignore_volumes", "metadata"):
+        for option in ("ignore_rootfs", "ignore_volumes", "model", "oracle", "metadata"):
             if getattr(self, option):
                 raise WarmstartError("bad_input", f"{option} needs archive: podman refuses it for a checkpoint in place.")
         if self.compress != "none":
@@ -83,10 +94,10 @@ def is_current(container: Container, options: Options) -> dict | None:
     manifest = _golden.read_manifest(options.archive)
     if not manifest or manifest["container"]["id"] != container.id:
         return None
-    digest = manifest["archive"]["sha256"]
+    digest = manifest["archive"]["digest"]
     if _golden.parse_created(manifest) < container.started and not _golden.was_restored_from(container.id, digest):
         return None
-    if _golden.sha256(options.archive) != digest:
+    if _golden.difference(options.archive, manifest["archive"]):
         return None
     return {"location": str(options.archive), "manifest": manifest, "size": manifest["archive"]["size"]}
 
@@ -101,12 +112,18 @@ def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
         # A dump that leaves the processes running takes its links to these away before podman has saved them.
         options = dataclasses.replace(options, leave_running=False, keep=True)
     partial = prepare_archive(options.archive, options.compress) if options.archive else None
+    engine, url = container.engine
+    # asked before it sleeps
+    version = _fingerprint.engine_version(engine, url) if options.archive else None
     started = time.monotonic()
     frozen, timings, froze = _freeze.freeze(podman.runner, container, options.gpu_method, options.sleep_level, options.lock_timeout)
     try:
         _freeze.require_dumpable(container)
         with set_aside(container):
             result = dump(podman, container, options, partial, frozen, timings)
+            if partial:
+                told = {"name": engine or "openai", "version": version}
+                result = finish_archive(podman, container, options, partial, frozen, timings, told)
     except BaseException:
         if froze and podman.get(container.id).running:
             _freeze.thaw(podman.runner, podman.get(container.id), frozen)
@@ -116,7 +133,7 @@ def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
             partial.unlink(missing_ok=True)
     if asked.leave_running and not options.leave_running:
         timings["brought_back"] = _restore.restore(podman, _restore.Options(container.name, keep=asked.keep), None)["timings"]["total"]
-        _golden.note_restored(container.id, result["manifest"]["archive"]["sha256"])
+        _golden.note_restored(container.id, result["manifest"]["archive"]["digest"])
     elif froze and options.leave_running:
         timings.update(_freeze.thaw(podman.runner, container, frozen)[0])
     timings["total"] = time.monotonic() - started
@@ -124,7 +141,7 @@ def checkpoint(podman: Podman, container: Container, options: Options) -> dict:
 
 
 def dump(podman: Podman, container: Container, options: Options, partial: Path | None, frozen: _freeze.Frozen, timings: dict) -> dict:
-    """podman's and CRIU's part, and what makes it a checkpoint that can be trusted: space before, reading back after."""
+    """podman's and CRIU's part, after a look at the space for it; describes a checkpoint in place (of an archive: finish_archive)."""
     needed = dumped_bytes(container.pid)
     require_space(container.userdata, needed)
     if partial and options.compress == "none":
@@ -138,7 +155,7 @@ def dump(podman: Podman, container: Container, options: Options, partial: Path |
     timings.update({"podman": done.seconds, **statistics(done.stdout)})
     _freeze.write_records(container, frozen)
     if partial:
-        return finish_archive(podman, container, options, partial, frozen, timings)
+        return {}
     contents = _archive.read_in_place(container)
     return {"location": str(container.userdata / "checkpoint"), "size": sum(contents.parts.values()), "parts": contents.parts}
 
@@ -184,31 +201,33 @@ def prepare_archive(archive: Path, compress: str) -> Path:
     return archive.with_name(f".{archive.name}.partial")
 
 
-def finish_archive(podman: Podman, container: Container, options: Options, partial: Path, frozen: _freeze.Frozen, timings: dict) -> dict:
+def finish_archive(
+    podman: Podman, container: Container, options: Options, partial: Path, frozen: _freeze.Frozen, timings: dict, engine: dict
+) -> dict:
     """Verify what podman wrote, give it its final name, and write its manifest."""
     os.chmod(partial, 0o600)
     started = time.monotonic()
     contents = _archive.read_archive(partial)
-    digest = _golden.sha256(partial)
+    described = _golden.describe(partial, options.archive.name)
     timings["verify"] = time.monotonic() - started
+    host = _fingerprint.host_facts(podman, Criu(podman.runner, options.criu_path))
     manifest = {
-        "schema": _golden.SCHEMA,
+        "schema": _manifest.SCHEMA,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
-        "host": podman.info(),
-        "criu": Criu(podman.runner, options.criu_path).version(),
-        "container": contents.summary(),
-        "archive": {
-            "file": options.archive.name,
-            "size": partial.stat().st_size,
-            "sha256": digest,
-            "compression": contents.compression,
-            "parts": contents.parts,
-        },
+        "class": _fingerprint.class_of(host),
+        "host": host,
+        "engine": engine,
+        "model": options.model,
+        "oracle": options.oracle,
+        "container": {**contents.summary(), "image_digest": container.facts.get("ImageDigest") or None},
+        "archive": {**described, "compression": contents.compression, "parts": contents.parts},
         "gpu": frozen.record(),
         "timings": dict(timings),
         "metadata": options.metadata or {},
     }
+    _manifest.checked(manifest, "The manifest to be written")
     partial.replace(options.archive)
+    _signature.signature_path(_golden.manifest_path(options.archive)).unlink(missing_ok=True)  # of what was here before
     _golden.write_manifest(options.archive, manifest)
     return {"location": str(options.archive), "size": manifest["archive"]["size"], "parts": contents.parts, "manifest": manifest}
 

@@ -38,8 +38,10 @@ class Runner:
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
 
-    def run(self, *argv: str, check: bool = True, env: dict[str, str] | None = None, timeout: float | None = None) -> Result:
-        """Run `argv` to its end; `env` is added to the environment; `timeout` is in seconds.
+    def run(
+        self, *argv: str, check: bool = True, env: dict[str, str] | None = None, timeout: float | None = None, text: str = ""
+    ) -> Result:
+        """Run `argv` to its end with `text` on its standard input; `env` is added to the environment; `timeout` is in seconds.
 
         Raises WarmstartError with the reason found in the output, else `command_failed`, if `check` and the exit status
         is not 0; with `timeout` after the command was killed for taking too long.
@@ -49,7 +51,7 @@ class Runner:
         try:
             done = subprocess.run(
                 argv,
-                stdin=subprocess.DEVNULL,
+                **({"input": text} if text else {"stdin": subprocess.DEVNULL}),
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -115,37 +115,20 @@ def held(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def in_place(wanted: Wanted, parallel: int) -> str:
+def in_place(wanted: Wanted) -> str:
     """What there is already: `all`, `archive` (with another manifest or signature), or nothing. Raises archive_exists."""
-    layout, crew = wanted.layout, Crew(parallel)
+    layout = wanted.layout
     try:
         manifest = (wanted.folder / MANIFEST).read_bytes()
         there = Layout(json.loads(manifest), str(wanted.folder / MANIFEST))
+        _golden.verify(wanted.folder / there.file, there.recorded)
     except (FileNotFoundError, ValueError, WarmstartError):
-        return ""
-    if not is_whole(wanted.folder / there.file, there, crew):
         return ""
     if there.chunks != layout.chunks:
         raise WarmstartError("archive_exists", f"{wanted.folder} holds another golden checkpoint, and one never changes.")
     signature = wanted.folder / SIGNATURE
     same = manifest == wanted.manifest and (signature.read_bytes() if signature.exists() else None) == wanted.signature
     return "all" if same else "archive"
-
-
-def is_whole(archive: Path, layout: Layout, crew: Crew) -> bool:
-    """Whether every chunk has its digest; read again only if the file changed since it was last verified on this boot."""
-    try:
-        if archive.stat().st_size != layout.size:
-            return False
-        if not _golden.is_verified(archive, layout.digest):
-            with archive.open("rb") as file:
-                digests = crew.work(lambda index: chunk_digest(file.fileno(), *layout.span(index)), range(len(layout.chunks)))
-            if digests != layout.chunks:
-                return False
-            _golden.note_verified(archive, layout.digest)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -328,7 +311,7 @@ def settle(wanted: Wanted, partial: Path) -> None:
     partial.rename(wanted.folder)
     sync(wanted.folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
-    _golden.note_verified(wanted.folder / wanted.layout.file, wanted.layout.digest)
+    _golden.note_verified(wanted.folder / wanted.layout.file, wanted.layout.recorded["digest"])
 
 
 def write_manifest(wanted: Wanted, folder: Path) -> None:

@@ -182,7 +182,7 @@ REASONS = {
         Reason(
             "archive_corrupt",
             "The checkpoint archive is damaged or is not a checkpoint archive.",
-            "Copy it again and compare its sha256 with the manifest, or take a new golden checkpoint.",
+            "Copy it again and compare its digests with the manifest, or take a new golden checkpoint.",
             (
                 r"unexpected EOF",
                 r"archive/tar: (?:invalid|missed|write)",
@@ -206,6 +206,61 @@ REASONS = {
         ),
         # Found by our own checks, never in another program's output:
         Reason("archive_missing", "The checkpoint archive does not exist.", "Check the path, or take the golden checkpoint first."),
+        Reason(
+            "manifest_invalid",
+            "The checkpoint's manifest.json is damaged or is not a manifest.",
+            "Copy the golden checkpoint again, or bake a new version.",
+        ),
+        Reason(
+            "manifest_schema",
+            "The checkpoint's manifest.json was written by another version of this collection.",
+            "Use one version of the collection on every controller; an older golden checkpoint must be baked again.",
+        ),
+        Reason(
+            "signature_missing",
+            "The golden checkpoint is not signed, and only signed ones are allowed here.",
+            "Sign it (warmstart_signing_key), and bring manifest.json.sig along with manifest.json.",
+        ),
+        Reason(
+            "signature_unknown",
+            "The golden checkpoint is signed by a key that is not allowed.",
+            "Find out who signed it; add that key to warmstart_allowed_signers only if you trust it.",
+        ),
+        Reason(
+            "signature_invalid",
+            "The signature does not fit the manifest: it was changed after it was signed, or the signature is damaged.",
+            "Do not use it. Copy the golden checkpoint again from where it was signed, or bake a new version.",
+        ),
+        Reason(
+            "unexpected_hook",
+            "The checkpoint would run a program on the host when it is restored.",
+            "Do not restore it unless you know that hook; then set expect: [hook].",
+        ),
+        Reason(
+            "unexpected_criu_config",
+            "The checkpoint brings CRIU options of its own (annotation org.criu.config).",
+            "Do not restore it unless you know those options; then set expect: [criu_config].",
+        ),
+        Reason(
+            "unexpected_mount",
+            "The checkpoint mounts something of the host that neither its manifest nor the declared server names.",
+            "Restore it with its manifest, declare that volume, or set expect: [mount].",
+        ),
+        Reason(
+            "unexpected_privileged",
+            "The checkpoint's container has privileges that neither its manifest nor the declared server names.",
+            "Restore it with its manifest, declare the privileges, or set expect: [privileged].",
+        ),
+        Reason(
+            "unexpected_path",
+            "The checkpoint names files outside its own folders.",
+            "Do not restore it; take a new golden checkpoint.",
+        ),
+        Reason(
+            "incompatible",
+            "No golden checkpoint here fits this host.",
+            "Bake one on a host of this compatibility class: playbook gpufleet.warmstart.golden.",
+        ),
         Reason("archive_exists", "The folder already holds another checkpoint.", "Give each archive a folder of its own."),
         Reason(
             "checkpoint_missing",

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _cuda, _engine, _freeze, _golden
+from ansible_collections.gpufleet.warmstart.plugins.module_utils import _archive, _cuda, _engine, _findings, _freeze, _golden
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import criu_environment
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._memory import huge_pages, warm_up
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import (
@@ -62,6 +62,8 @@ class Options:
     fallback: dict | None = None
     gpu_map: dict | None = None
     thp: str = "always"
+    allowed_signers: str | None = None
+    expect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tcp_established and self.tcp_close:
@@ -73,7 +75,7 @@ class Options:
             )
         if self.archive:
             return
-        for option in ("publish", "ignore_rootfs", "ignore_volumes", "replace"):
+        for option in ("publish", "ignore_rootfs", "ignore_volumes", "replace", "allowed_signers", "expect"):
             if getattr(self, option):
                 raise WarmstartError("bad_input", f"{option} needs archive: podman refuses it for a restore in place.")
 
@@ -101,7 +103,7 @@ class Plan:
 def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
     """Look at the checkpoint and at `holder`, the container that has the name.
 
-    Raises archive_missing, archive_corrupt, checkpoint_missing, image_missing, name_in_use.
+    Raises archive_missing, archive_corrupt, checkpoint_missing, image_missing, name_in_use, signature_*, unexpected_*.
     """
     if not options.archive:
         if holder and holder.running:
@@ -118,21 +120,29 @@ def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
         )
     if not options.archive.is_file():
         raise WarmstartError("archive_missing", f"There is no file {options.archive}.")
-    manifest = _golden.read_manifest(options.archive)
+    manifest = read_manifest(podman, options)
     identity = _golden.identity(options.archive, manifest)
     if holder and holder.running and serves(options, holder, identity):
         return Plan(identity, [], holder.runtime, serving=True)
     if holder and not options.replace:
         raise WarmstartError("name_in_use", f"{options.name} is {holder.state['Status']} and was not restored from {options.archive}.")
     if manifest:
-        _golden.verify(options.archive, manifest["archive"]["sha256"])
-        summary = manifest["container"]
-    else:
-        summary = _archive.read_archive(options.archive).summary()
+        _golden.verify(options.archive, manifest["archive"])
+    contents = _archive.read_archive(options.archive)
+    signed = options.allowed_signers is not None
+    _findings.require_expected(contents.findings(), manifest, signed, options.fallback, options.expect)
+    summary = contents.summary()
     podman.require_image(summary["image"], summary["image_id"])
     ports = published_ports(options.publish) or [(port["host_ip"], port["host_port"]) for port in summary["ports"]]
     frozen = _freeze.Frozen.from_record((manifest or {}).get("gpu"))
     return Plan(identity, ports, summary["runtime"], False, (options.archive,), frozen)
+
+
+def read_manifest(podman: Podman, options: Options) -> dict | None:
+    """The archive's manifest, with its signature verified where signers are named; nothing else was read before."""
+    if options.allowed_signers is None:
+        return _golden.read_manifest(options.archive)
+    return _golden.read_signed(podman.runner, options.archive, options.allowed_signers)
 
 
 def serves(options: Options, holder: Container, identity: str) -> bool:

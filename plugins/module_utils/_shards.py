@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._manifest import digest_of
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError, explain
 
 ARTIFACT = "application/vnd.gpufleet.warmstart.golden.v1"
@@ -57,9 +58,9 @@ class Layout:
             raise WarmstartError("bad_input", f"{where} does not list the digests of its archive's chunks (schema 2 does).")
 
     @property
-    def digest(self) -> str:
-        """The archive's identity, as in its manifest: the SHA-256 over the digests of its chunks."""
-        return hashlib.sha256("".join(self.chunks).encode()).hexdigest()
+    def recorded(self) -> dict:
+        """As _golden.py has it: what its manifest says of an archive."""
+        return {"size": self.size, "chunk_size": self.chunk_size, "chunks": self.chunks, "digest": digest_of(self.chunks)}
 
     def span(self, index: int) -> tuple[int, int]:
         """Offset and length of a chunk; the last one may be shorter."""

@@ -138,7 +138,7 @@ def run(module: AnsibleModule, runner: Runner) -> dict:
     options = module.params
     wanted = Wanted(Path(options["folder"]), decoded("manifest", options["manifest"]), decoded("signature", options["signature"]))
     nothing = {"bytes_received": 0, "partial": str(wanted.partial), "timings": {}}
-    there = in_place(wanted, options["parallel"])
+    there = in_place(wanted)
     if there == "all" or module.check_mode:
         return {"changed": there != "all", **nothing}
     if there == "archive":

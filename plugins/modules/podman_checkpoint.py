@@ -13,7 +13,7 @@ author: The gpufleet developers (@gpufleet)
 description:
   - Freezes a running container with podman and CRIU, in place or, with O(archive), as a file that other hosts can restore.
   - An archive is written beside its final name, read back, and renamed only when it is whole; C(manifest.json) beside it says what
-    it holds, where it comes from, and its sha256.
+    it holds, which hosts it fits, and its digests.
   - A checkpoint that fails leaves the container serving as before, and the last good checkpoint as it was.
 requirements:
   - podman >= 4.0
@@ -73,6 +73,25 @@ options:
     description: Ask podman for statistics, for the finer parts of RV(timings).
     type: bool
     default: true
+  model:
+    description: Name of the model that the server serves, for the manifest. Needs O(archive).
+    type: str
+  oracle:
+    description: What the server answered before the checkpoint, for the manifest; a restored server must answer the same. Needs O(archive).
+    type: dict
+    suboptions:
+      prompt:
+        description: The prompt; the default is that of M(gpufleet.warmstart.inference_probe).
+        type: str
+        default: The capital of France is
+      tokens:
+        description: The tokens of the answer.
+        type: list
+        elements: str
+        required: true
+      first_token:
+        description: Seconds from the request to the first token.
+        type: float
   metadata:
     description: Anything to keep in the manifest under C(metadata), such as cold-start timings. Needs O(archive).
     type: dict
@@ -184,6 +203,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import METHODS
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._module import run_module
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Podman
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import PROBE_OPTIONS
 
 
 def run(module: AnsibleModule, runner: Runner) -> dict:
@@ -215,6 +235,15 @@ def main() -> None:
             "print_stats": {"type": "bool", "default": True},
             "criu_path": {"type": "path"},
             "criu_config": {"type": "dict"},
+            "model": {"type": "str"},
+            "oracle": {
+                "type": "dict",
+                "options": {
+                    "prompt": {"type": "str", "default": PROBE_OPTIONS["prompt"]["default"]},
+                    "tokens": {"type": "list", "elements": "str", "required": True, "no_log": False},
+                    "first_token": {"type": "float", "no_log": False},
+                },
+            },
             "metadata": {"type": "dict"},
             "gpu_method": {"type": "str", "choices": list(METHODS), "default": "auto"},
             "lock_timeout": {"type": "float", "default": 10.0},

@@ -50,7 +50,9 @@ RETURN = r"""
 checkpoint:
   description:
     - What a restore would bring up - id, name, created (of the container), image, image_id, runtime, command, environment_names, mounts,
-      ports, network.
+      ports, network, findings.
+    - C(findings) is what a restore refuses unless it is expected, a list of C(code) (V(hook), V(criu_config), V(mount), V(privileged) or
+      V(path)) and C(item). The manifest of a golden checkpoint records its own.
   returned: success
   type: dict
   sample:
@@ -102,7 +104,7 @@ fix:
   description: What to do about it.
   returned: on failure
   type: str
-  sample: Copy it again and compare its sha256 with the manifest, or take a new golden checkpoint.
+  sample: Copy it again and compare its digests with the manifest, or take a new golden checkpoint.
 """
 
 from pathlib import Path

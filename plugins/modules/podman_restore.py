@@ -38,7 +38,7 @@ options:
   archive:
     description:
       - Absolute path of the archive to restore from, on the managed host. Without it, the container is restored in place.
-      - With a V(manifest.json) beside it, its sha256 is verified before podman opens it, once per boot and change of the file.
+      - With a V(manifest.json) beside it, its digests are verified before podman opens it, once per boot and change of the file.
     type: path
   keep:
     description: Keep the checkpoint in place, so that it can be restored again.
@@ -95,6 +95,22 @@ options:
       - UUID of a GPU of the checkpoint to UUID of a GPU here, for each GPU of the checkpoint. Needs driver 580.
       - Without it, a GPU that is here keeps its place, and any other takes the first free one of the same chip.
     type: dict
+  allowed_signers:
+    description:
+      - Who may sign golden checkpoints, as the text of an C(allowed_signers) file (see C(man ssh-keygen).
+      - With it, an archive is refused before anything opens it unless C(manifest.json.sig) beside it is a signature over C(manifest.json)
+        by one of these keys, with the namespace V(gpufleet-warmstart). The manifest holds the archive's digests. Needs O(archive).
+    type: str
+  expect:
+    description:
+      - What the archive may bring to the host, although nobody declared it, see M(gpufleet.warmstart.podman_checkpoint_info). By
+        default a restore refuses OCI hooks, CRIU options of the checkpoint's own, and mounts and privileges that are neither in the
+        manifest nor in O(fallback).
+      - What a signed manifest records needs not be named here. Needs O(archive).
+    type: list
+    elements: str
+    choices: [hook, criu_config, mount, privileged]
+    default: []
 seealso:
   - module: gpufleet.warmstart.podman_checkpoint
   - module: gpufleet.warmstart.podman_server
@@ -173,6 +189,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._findings import EXPECTABLE
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._module import run_module
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import SERVER_OPTIONS, Podman
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import PROBE_SUBOPTION
@@ -201,6 +218,8 @@ def main() -> None:
             "criu_config": {"type": "dict"},
             "thp": {"type": "str", "choices": ["always", "unchanged"], "default": "always"},
             "gpu_map": {"type": "dict"},
+            "allowed_signers": {"type": "str"},
+            "expect": {"type": "list", "elements": "str", "choices": list(EXPECTABLE), "default": []},
             "probe": PROBE_SUBOPTION,
             "fallback": {"type": "dict", "options": SERVER_OPTIONS},
         },

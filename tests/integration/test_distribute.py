@@ -115,10 +115,11 @@ class Fleet:
     def serve(self, *words: str) -> None:
         self.lab.ssh(self.baker, f"/srv/distribute/service {' '.join(words)}")
 
-    def kill_after(self, service: str, log: str, pattern: str, count: int, then: str = "true") -> None:
-        """Kill the server when its log has `count` more lines of the pattern."""
+    def kill_after(self, service: str, log: str, pattern: str, count: int, before: str = "true", then: str = "true") -> None:
+        """Kill the server when its log has `count` more lines of the pattern; `before` and `then` are run around that."""
         reached = f"[ $(($(grep -c {pattern} {log}) - start)) -ge {count} ]"
-        watch = f"start=$(grep -c {pattern} {log}); until {reached}; do sleep 0.01; done; /srv/distribute/service {service} kill; {then}"
+        watch = f"start=$(grep -c {pattern} {log}); until {reached}; do sleep 0.01; done; "
+        watch += f"{before}; /srv/distribute/service {service} kill; {then}"
         self.lab.ssh(self.baker, f"setsid sh -c {shlex.quote(watch)} >/dev/null 2>&1 </dev/null &")
 
     def same(self, name: str, version: str = "1") -> bool:
@@ -227,7 +228,7 @@ def test_a_version_never_changes(fleet):
 def test_registry_that_dies_in_the_middle(fleet):
     fleet.bake("dies")
     log = "/srv/distribute/registry.log"
-    fleet.kill_after("registry", log, "'PUT /v2/golden/dies/blobs.* 201'", 3, "sleep 1; /srv/distribute/service registry")
+    fleet.kill_after("registry", log, "'PUT /v2/golden/dies/blobs.* 201'", 3, then="sleep 1; /srv/distribute/service registry")
     result = fleet.publish("dies", parallel=2)
     assert result["changed"], "it waits for a registry that comes back soon"
 
@@ -306,10 +307,9 @@ def test_http_goes_on_within_a_shard(fleet):
     first = fleet.publish("web", via="http", parallel=2)
     assert first["shards"] == {"all": 4, "sent": 4}, first
     # A slow link, so that the server can be killed in the middle of a shard; this kernel may have no netem, but tbf.
-    fleet.lab.ssh(fleet.baker, "tc qdisc add dev eth0 root tbf rate 8mbit burst 32k latency 50ms")
+    fleet.lab.ssh(fleet.baker, "tc qdisc add dev eth0 root tbf rate 4mbit burst 32k latency 50ms")
     try:
-        loop = "sleep 1.8; /srv/distribute/service nginx kill"
-        fleet.lab.ssh(fleet.baker, f"setsid sh -c '{loop}' >/dev/null 2>&1 </dev/null &")
+        fleet.kill_after("nginx", "/srv/distribute/nginx.access", "'web/1.json.* 200'", 1, before="sleep 0.9")
         cut = fleet.fetch("web", via="http", parallel=1)
         assert cut["reason"] == "registry_unreachable", cut
         kept = fleet.lab.ssh(fleet.other, f"find {STORE}/web/.1.partial/shards -type f -printf '%s\\n'").stdout.split()

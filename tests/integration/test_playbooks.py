@@ -31,12 +31,14 @@ def test_golden_then_rollout_then_again_then_teardown(fleet):
     assert not (store / "llama").exists()
     code, output = play("golden")
     assert code == 0, output
-    manifest = json.loads((store / "llama" / "1" / "manifest.json").read_text())
+    (folder,) = (store / "llama" / "1").iterdir()  # both hosts are of one class
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert folder.name == manifest["class"]
     assert manifest["metadata"]["cold_start"]["total"] > 0
     assert len(manifest["metadata"]["warmup"]) == 5
-    assert manifest["metadata"]["tokens"]
-    assert (store / "llama" / "1").stat().st_mode & 0o777 == 0o700
-    assert (store / "llama" / "1" / "checkpoint.tar").stat().st_mode & 0o777 == 0o600
+    assert manifest["oracle"]["tokens"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "checkpoint.tar").stat().st_mode & 0o777 == 0o600
     code, output = play("golden")
     assert code == 0, output
     assert "changed=0" in output
@@ -90,7 +92,7 @@ def test_engine_that_dies_during_warm_up_leaves_nothing(fleet):
 def test_rollout_falls_back_to_a_cold_start_and_says_why(fleet):
     lab, play, store = fleet
     assert play("golden")[0] == 0
-    archive = store / "llama" / "1" / "checkpoint.tar"
+    (archive,) = store.glob("llama/1/*/checkpoint.tar")
     whole = bytearray(archive.read_bytes())
     whole[len(whole) // 2] ^= 1
     archive.write_bytes(whole)
