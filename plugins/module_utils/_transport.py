@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -162,7 +163,7 @@ class Web:
         try:
             if access.auth_file:
                 auth = httpx.NetRCAuth(access.auth_file)
-            verify = httpx.create_ssl_context(verify=access.ca_file or True)
+            verify = ssl.create_default_context(cafile=access.ca_file) if access.ca_file else True
         except (OSError, ValueError) as error:
             raise WarmstartError("bad_input", f"auth_file or ca_file cannot be read: {error}") from None
         self.client = httpx.Client(auth=auth, verify=verify, timeout=QUIET, follow_redirects=True)
