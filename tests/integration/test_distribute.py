@@ -46,7 +46,7 @@ cat >nginx.conf <<END
 daemon off; worker_processes 1; master_process off; pid /srv/distribute/nginx.own; error_log stderr; user root;
 events {{}}
 http {{ client_max_body_size 0; access_log /srv/distribute/nginx.access; server {{
-    listen 8443 ssl; ssl_certificate server.crt; ssl_certificate_key server.key; root /srv/distribute/www;
+    listen 8443 ssl sndbuf=32k; ssl_certificate server.crt; ssl_certificate_key server.key; root /srv/distribute/www;
     location / {{ auth_basic lab; auth_basic_user_file htpasswd.nginx; dav_methods PUT; create_full_put_path on; }}
 }} }}
 END
