@@ -121,21 +121,36 @@ def difference(archive: Path, recorded: dict) -> str:
 def verify(archive: Path, recorded: dict) -> None:
     """Compare the file with the manifest's `archive`; read it again only if it changed since it was last verified.
 
-    Raises archive_corrupt. The stamp lives under /run, so that a reboot verifies anew.
+    Raises archive_corrupt.
     """
-    stat = archive.stat()
-    stamp = {"digest": recorded["digest"], "file": [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]}
-    path = RUN / "verified" / hashlib.sha256(str(archive.resolve()).encode()).hexdigest()
-    try:
-        if json.loads(path.read_text(encoding="utf-8")) == stamp:
-            return
-    except (OSError, ValueError):
-        pass
+    if is_verified(archive, recorded["digest"]):
+        return
     wrong = difference(archive, recorded)
     if wrong:
         raise WarmstartError("archive_corrupt", wrong)
+    note_verified(archive, recorded["digest"])
+
+
+def is_verified(archive: Path, digest: str) -> bool:
+    """Whether the file, as it is now, was found to have this digest since the host was booted."""
+    path, stamp = _stamp(archive, digest)
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == stamp
+    except (OSError, ValueError):
+        return False
+
+
+def note_verified(archive: Path, digest: str) -> None:
+    path, stamp = _stamp(archive, digest)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(path, json.dumps(stamp))
+
+
+def _stamp(archive: Path, digest: str) -> tuple[Path, dict]:
+    """The stamp lives under /run, so that a reboot verifies anew."""
+    stat = archive.stat()
+    stamp = {"digest": digest, "file": [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]}
+    return RUN / "verified" / hashlib.sha256(str(archive.resolve()).encode()).hexdigest(), stamp
 
 
 def restored_from(container_id: str) -> Path:

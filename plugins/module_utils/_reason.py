@@ -412,6 +412,36 @@ REASONS = {
             "The round trip of a small CUDA process failed.",
             "Read the detail; do not rely on GPU checkpoints on this host before it passes.",
         ),
+        # Distribution (_transport.py, _distribute.py); "registry" means file servers, too:
+        Reason(
+            "registry_unreachable",
+            "The registry or file server does not answer, or broke off.",
+            "Check its address, that it runs, and the network; then run again, which goes on where this run stopped.",
+        ),
+        Reason("registry_auth", "The registry or file server refuses these credentials.", "Check username and password, or auth_file."),
+        Reason(
+            "registry_tls",
+            "The registry's or file server's certificate is not trusted, or it does not speak TLS.",
+            "Name its CA's certificate with ca_file; a registry without TLS needs http:// before its name.",
+        ),
+        Reason(
+            "registry_missing",
+            "What was asked for is not in the registry or on the file server.",
+            "Check location and tag, and publish this version from the host that baked it.",
+        ),
+        Reason("registry_refused", "The file server refuses the request.", "Check the URL, and for publishing that the server takes PUT."),
+        Reason("registry_full", "The file server is out of space.", "Free space there."),
+        Reason(
+            "digest_mismatch",
+            "What was fetched is not what the manifest says.",
+            "Nothing of it was put in place. Check the registry's storage; delete the damaged blob there and publish again.",
+        ),
+        Reason(
+            "version_published",
+            "Another golden checkpoint is published under this tag.",
+            "A golden checkpoint never changes: bake a new version, or delete that tag first.",
+        ),
+        Reason("transfer_busy", "Another run is publishing or fetching this golden checkpoint.", "Wait until it is done, then run again."),
         Reason("command_failed", "A command failed for a reason that is not in the table.", "Read the command's output below."),
     )
 }
