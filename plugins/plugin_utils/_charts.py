@@ -342,7 +342,7 @@ def drift_chart(report: dict) -> dict | None:
             "x": {
                 "field": "iteration",
                 "type": "quantitative",
-                "axis": {"format": "d", "tickMinStep": 1, "grid": False},
+                "axis": {"format": "d", "grid": False, **({"values": sorted(iterations)} if len(iterations) < 16 else {})},
                 "scale": {"nice": False, "padding": 12},
             },
             "y": {"field": "seconds", "type": "quantitative", "scale": scale, "title": None, "axis": {**SECONDS, **ticks, "grid": True}},
