@@ -137,11 +137,11 @@ def time_chart(summary: dict[str, dict]) -> dict | None:
 
 def stacked(bars: list[dict], ends: list[dict], colours: dict[str, str], axis: dict, what: str) -> dict:
     """One bar for each of `ends`, in parts, with the number at its end."""
-    used = [part for part in colours if any(bar["part"] == part for bar in bars)]
+    used = [part for part in colours if any(drawn["part"] == part for drawn in bars)]
     y = {
         "field": "name",
         "type": "nominal",
-        "sort": list(dict.fromkeys(bar["name"] for bar in bars)),
+        "sort": list(dict.fromkeys(drawn["name"] for drawn in bars)),
         "title": None,
         "axis": {"grid": False},
     }

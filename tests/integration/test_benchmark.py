@@ -159,10 +159,11 @@ def test_bad_input_is_refused_before_anything_is_touched(benchmark, variables, s
 def test_an_env_file_of_the_seed_scripts_is_taken_as_it_is(benchmark):
     lab, (_first, host) = benchmark.lab, benchmark.lab.hosts
     env = benchmark.folder / ".env"
-    env.write_text(f"MODEL_ID=small.gguf  # the model\nCONT_NAME={NAME}-env\nAPI_PORT={PORT + 1}\nCHECKPOINT_DIR={STATE}\n")
+    env.write_text(f"MODEL_ID=Qwen/Qwen2-1.5B-Instruct  # the model\nCONT_NAME={NAME}-env\nAPI_PORT={PORT + 1}\nCHECKPOINT_DIR={STATE}\n")
     declared = server()
     declared.pop("name")
     declared["command"] = ["{{ warmstart_env.API_PORT }}" if word == str(PORT) else word for word in declared["command"]]
+    declared["command"] += ["--alias", "{{ warmstart_env.MODEL_ID }}"]
     told = {"warmstart_env_file": str(env), "benchmark_methods": ["cold", "restore_archive"], "benchmark_iterations": 1}
     # As in an inventory, where CONT_NAME and the port are for the file to say; -e would win over it.
     inventory = benchmark.folder / "more.yml"
