@@ -13,7 +13,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
 # Ansible wants UTF-8, and a new machine has no locale set.
 export LC_ALL := C.UTF-8
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench bench-distribute gpu-test lab lab-down lint sanity unit integration
+.PHONY: help setup demo test bench bench-distribute gpu-test lab lab-down lint sanity unit integration browser
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,11 +34,11 @@ lab-down: setup ## remove them
 	$(LAB) -e lab_state=absent
 
 demo: lab ## provision two lab hosts, bake a golden checkpoint, restore it on both, compare with a cold start
-	@status=0; $(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.site -e warmstart_report_dir=$(REPORT) -e benchmark_iterations=2 || status=$$?; \
+	@status=0; $(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.site -e warmstart_report_dir=$(REPORT) -e benchmark_iterations=2 -e benchmark_warmup=0 || status=$$?; \
 	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down || status=$$?; \
 	[ $$status != 0 ] || { echo; cat $(REPORT)/report.md; }; exit $$status
 
-test: lint sanity ## everything: lint, sanity, unit, integration
+test: lint sanity browser ## everything: lint, sanity, unit, integration
 	$(BIN)/pytest tests/unit tests/integration
 
 lint: setup ## ruff, ansible-lint, changelog fragments
@@ -53,7 +53,11 @@ sanity: setup ## ansible-test sanity
 unit: setup ## unit tests: no root, no podman
 	$(BIN)/pytest tests/unit
 
-integration: setup ## integration tests on lab hosts
+browser: ## Chromium, in which the tests look at the report
+	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "Installing Chromium"; apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium > /dev/null; }
+
+integration: setup browser ## integration tests on lab hosts
 	$(BIN)/pytest tests/integration
 
 bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host

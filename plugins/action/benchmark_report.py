@@ -16,10 +16,9 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.gpufleet.warmstart.plugins.plugin_utils import _report
+from ansible_collections.gpufleet.warmstart.plugins.plugin_utils import _condition, _formats, _report
 
 COLLECTION = Path(__file__).parents[2]
-FILES = ("report.json", "report.csv", "report.md")
 
 
 def collection() -> str:
@@ -43,15 +42,23 @@ class ActionModule(ActionBase):
                 "directory": {"type": "path", "required": True},
                 "rows": {"type": "list", "elements": "dict", "required": True},
                 "hosts": {"type": "dict", "default": {}},
+                "checkpoints": {"type": "list", "elements": "dict", "default": []},
+                "fail_if": {"type": "list", "elements": "str", "default": []},
             }
         )
-        directory, rows = Path(arguments["directory"]).absolute(), arguments["rows"]
+        directory, rows, files = Path(arguments["directory"]).absolute(), arguments["rows"], []
         try:
             _report.check_rows(rows)
-            report = _report.build(rows, arguments["hosts"], collection(), datetime.datetime.now(datetime.timezone.utc))
+            now = datetime.datetime.now(datetime.timezone.utc)
+            report = _report.build(rows, arguments["hosts"], collection(), now, arguments["checkpoints"])
+            _condition.check(arguments["fail_if"], list(report["summary"]))
             if not self._task.check_mode:
-                _report.write(directory, report, rows)
-                Display().display(f"\n{_report.as_table(report)}\n\nThe report is in {directory}.\n")
+                files, left_out = _report.write(directory, report)
+                if left_out:
+                    Display().warning(left_out)
+                Display().display(f"\n{_formats.as_table(report)}\n\nThe report is in {directory}.\n")
+            met = _condition.met(arguments["fail_if"], report["summary"])
         except (OSError, ValueError) as error:
             raise AnsibleActionFail(f"No report in {directory}: {error}") from error
-        return {**result, "changed": True, "files": [str(directory / name) for name in FILES], "summary": report["summary"]}
+        failure = {"failed": True, "msg": " ".join(met)} if met else {}
+        return {**result, "changed": True, "files": [str(file) for file in files], "summary": report["summary"], **failure}

@@ -13,7 +13,11 @@ short_description: Write the report of a benchmark and print its summary
 version_added: "0.1.0"
 author: The gpufleet developers (@gpufleet)
 description:
-  - Writes C(report.json), C(report.csv) and C(report.md) on the controller, each beside its final name first, and prints the summary.
+  - Writes C(report.json), C(report.csv), C(report.md), C(report.prom) (for the textfile collector of Prometheus' node_exporter) and
+    C(report.html) with its charts in C(charts/) on the controller, each beside its final name first, and prints the summary.
+  - C(report.html) is one file that needs no network. It and the charts need the Python library vl-convert-python on the controller; without
+    it they are left out with a warning.
+  - Iterations below 1 are warm-up iterations, and are left out.
   - p50 and p95 are interpolated linearly between the two nearest values, over the iterations that succeeded.
   - It connects to no host.
 extends_documentation_fragment:
@@ -32,15 +36,31 @@ options:
   rows:
     description:
       - One row per iteration, as role P(gpufleet.warmstart.benchmark#role) collects them, with C(host), C(method), C(iteration), C(ok),
-        C(seconds) and, where C(ok=false), C(reason) and C(msg).
-      - C(seconds) has C(podman), C(criu), C(healthy), C(first_token) and C(total); a part that is missing becomes null.
+        C(seconds) and, where C(ok=false), C(reason) and C(msg). C(kind), C(path_taken), C(load), C(token_latency) and C(bytes) are taken
+        over where a row has them.
+      - C(seconds) has what the modules return under C(timings). C(podman), C(criu), C(healthy), C(first_token) and C(total) become null
+        where they are missing.
     type: list
     elements: dict
     required: true
   hosts:
-    description: Versions and other facts of each host, by its name.
+    description: Versions and other facts of each host, by its name. With C(class) there is a summary for each class as well.
     type: dict
     default: {}
+  checkpoints:
+    description: What the checkpoints that were restored hold; C(host), C(name), C(size) and C(parts) (bytes) of each.
+    type: list
+    elements: dict
+    default: []
+  fail_if:
+    description:
+      - Conditions under which the task fails once the report is written, as C(METHOD.FIELD OPERATOR NUMBER), over all hosts.
+      - The field is V(p50), V(p95), V(min) or V(max) (seconds), V(n), V(failed), or V(speedup) (over a cold start). The operator is V(<),
+        V(<=), V(>), V(>=) or V(==). The method V(*) stands for each of them.
+      - It fails as well where no run succeeded, so that there is no such number.
+    type: list
+    elements: str
+    default: []
 seealso:
   - ref: gpufleet.warmstart.benchmark role <ansible_collections.gpufleet.warmstart.benchmark_role>
     description: The role that collects the rows.
@@ -53,6 +73,7 @@ EXAMPLES = r"""
     rows: "{{ ansible_play_hosts_all | map('extract', hostvars, '__benchmark_rows') | flatten }}"
     hosts:
       gpu1: {podman: 5.8.6, criu: 4.2.1, kernel: 6.18.44}
+    fail_if: [restore_archive.p95 > 5, "*.failed > 0"]
   run_once: true
 """
 
@@ -62,15 +83,19 @@ files:
   returned: success
   type: list
   elements: str
-  sample: [/srv/reports/report.json, /srv/reports/report.csv, /srv/reports/report.md]
+  sample: [/srv/reports/report.json, /srv/reports/report.csv, /srv/reports/report.md, /srv/reports/report.prom]
 summary:
   description: What C(report.json) has under C(summary), one entry for each method.
   returned: success
   type: dict
   sample:
     restore_in_place:
+      kind: restore_in_place
       n: 5
       failed: 0
       total: {p50: 0.52, p95: 0.61, min: 0.49, max: 0.63}
       speedup_over_cold: 9.4
+      speedup_interval: [9.1, 9.8]
+      parts: {podman: 0.48, criu: 0.31, healthy: 0.01, first_token: 0.03}
+      token_latency: {before: 0.011, after: 0.011}
 """

@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 
 import pytest
+from labtool import BIN, ROOT, environment
 
 NAME, PORT = "test-benchmark", 18501
 STATE, TINY = "/var/lib/test-benchmark-state", "/var/lib/test-benchmark-tiny"
@@ -39,8 +44,8 @@ class Benchmark:
 
     def run(self, *options: str, **variables) -> tuple[int, str]:
         probe = {"url": f"http://127.0.0.1:{PORT}", "timeout": 60}
-        told = {"warmstart_server": server(), "warmstart_probe": probe, "warmstart_report_dir": str(self.folder / "report"), **variables}
-        return self.lab.playbook("benchmark", told, *options)
+        told = {"warmstart_server": server(), "warmstart_probe": probe, "warmstart_report_dir": str(self.folder / "report")}
+        return self.lab.playbook("benchmark", {**told, "benchmark_warmup": 0, "benchmark_token_requests": 0, **variables}, *options)
 
     def report(self) -> dict:
         return json.loads((self.folder / "report" / "report.json").read_text())
@@ -56,7 +61,9 @@ class Benchmark:
 def clean(provisioned):
     yield provisioned
     for host in provisioned.hosts:
-        provisioned.ssh(host, f"podman rm --force --time 0 --ignore {NAME}; umount {TINY} 2>/dev/null; rm -rf {STATE} {TINY}")
+        provisioned.ssh(
+            host, f"podman rm --force --time 0 --ignore {NAME}; while umount {TINY} 2>/dev/null; do :; done; rm -rf {STATE} {TINY}"
+        )
 
 
 @pytest.fixture
@@ -130,6 +137,11 @@ def test_a_method_that_cannot_be_prepared_and_a_server_that_cannot_be_frozen(ben
     [
         ({"benchmark_methods": ["cold", "lukewarm"]}, "lukewarm"),
         ({"benchmark_iterations": 0}, "benchmark_iterations is 0: it must be 1 or more."),
+        (
+            {"benchmark_methods": [{"name": "x", "method": "restore_in_place", "restore": {"thb": "always"}}]},
+            "'x', restore: there is no thb",
+        ),
+        ({"benchmark_fail_if": ["restore_archive.p95 >"]}, "is not METHOD.FIELD OPERATOR NUMBER"),
         ({"benchmark_probe": {"url": "http://127.0.0.1:18501", "interval": 0}}, "interval"),
     ],
 )
@@ -142,6 +154,82 @@ def test_bad_input_is_refused_before_anything_is_touched(benchmark, variables, s
     assert says in output
     assert benchmark.left(first) == before
     assert '"podman", "run"' not in output
+
+
+def test_an_env_file_of_the_seed_scripts_is_taken_as_it_is(benchmark):
+    lab, (_first, host) = benchmark.lab, benchmark.lab.hosts
+    env = benchmark.folder / ".env"
+    env.write_text(f"MODEL_ID=Qwen/Qwen2-1.5B-Instruct  # the model\nCONT_NAME={NAME}-env\nAPI_PORT={PORT + 1}\nCHECKPOINT_DIR={STATE}\n")
+    declared = server()
+    declared.pop("name")
+    declared["command"] = ["{{ warmstart_env.API_PORT }}" if word == str(PORT) else word for word in declared["command"]]
+    declared["command"] += ["--alias", "{{ warmstart_env.MODEL_ID }}"]
+    told = {"warmstart_env_file": str(env), "benchmark_methods": ["cold", "restore_archive"], "benchmark_iterations": 1}
+    # As in an inventory, where CONT_NAME and the port are for the file to say; -e would win over it.
+    inventory = benchmark.folder / "more.yml"
+    inventory.write_text(json.dumps({"gpu_hosts": {"vars": {"warmstart_server": declared, "warmstart_probe": {"timeout": 60}}}}))
+    told |= {"warmstart_report_dir": str(benchmark.folder / "report"), "benchmark_warmup": 0, "benchmark_token_requests": 0}
+    code, output = lab.playbook("benchmark", told, "-i", str(inventory), "--limit", host)
+    assert code == 0, output
+    runs = {run["method"]: run for run in benchmark.report()["runs"]}
+    assert [run["ok"] for run in runs.values()] == [True, True]
+    assert runs["cold"]["seconds"]["first_token"] > 0
+    assert f"item={STATE}/{NAME}-env-benchmark" in output  # where its archive was
+    assert benchmark.left(host) == []
+
+
+MATRIX = [
+    "cold",
+    {"name": "archive_zstd_tmpfs", "method": "restore_archive", "store": TINY, "checkpoint": {"compress": "zstd"}, "page_cache": "cold"},
+    {"name": "in_place_no_huge_pages", "method": "restore_in_place", "restore": {"thp": "unchanged", "tcp_close": True}},
+    {"name": "in_place_own_criu", "method": "restore_in_place", "restore": {"criu_path": f"{STATE}/criu", "ignore_static_ip": True}},
+    {"name": "in_place_ignore_rootfs", "method": "restore_in_place", "restore": {"ignore_rootfs": True}},
+    "checkpoint",
+]
+
+
+def test_a_matrix_that_is_interrupted_goes_on_where_it_was(benchmark):
+    """On one host: what works, what is refused and why, and that a second run repeats nothing of the first."""
+    lab, (_first, host) = benchmark.lab, benchmark.lab.hosts
+    lab.ssh(host, f"mkdir -p {TINY}; mount -t tmpfs -o size=400m tmpfs {TINY}; cp $(command -v criu) {STATE}/criu")
+    told = {"benchmark_methods": MATRIX, "benchmark_iterations": 1, "benchmark_warmup": 0, "benchmark_token_requests": 2}
+    journal = benchmark.folder / "report" / "runs" / f"{host}.jsonl"
+
+    # Interrupted like by Ctrl-C, once the first methods are there.
+    probe = {"url": f"http://127.0.0.1:{PORT}", "timeout": 60, "first_token": True, "max_tokens": 8}
+    variables = {"warmstart_server": server(), "warmstart_probe": probe, "warmstart_report_dir": str(benchmark.folder / "report"), **told}
+    command = [BIN / "ansible-playbook", "-i", lab.inventory, "gpufleet.warmstart.benchmark", "-e", json.dumps(variables), "--limit", host]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while running.poll() is None and (not journal.exists() or journal.read_text().count('"row"') < 2):
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        running.communicate(timeout=60)
+    before = [line for line in journal.read_text().splitlines() if '"row"' in line]
+    assert 2 <= len(before) < 6
+
+    code, output = benchmark.run("--limit", host, warmstart_probe=probe, benchmark_resume=True, benchmark_fail_if=["*.failed > 0"], **told)
+
+    assert code == 2, output
+    assert "*.failed > 0: in_place_ignore_rootfs.failed is 1." in output
+    assert [line for line in journal.read_text().splitlines() if '"row"' in line][: len(before)] == before
+    assert journal.read_text().count('"row"') == len(MATRIX)
+    assert f"{host}: cold iteration" not in output
+    assert f"{host}: checkpoint iteration 1: " in output
+    assert f"{len(MATRIX)} of {len(MATRIX)} done" in output
+    runs = {run["method"]: run for run in benchmark.report()["runs"]}
+    assert {name: run.get("reason") for name, run in runs.items() if not run["ok"]} == {"in_place_ignore_rootfs": "bad_input"}
+    assert "ignore_rootfs needs archive" in runs["in_place_ignore_rootfs"]["msg"]
+    assert runs["checkpoint"]["bytes"]["pages"] > 1 << 20
+    assert runs["checkpoint"]["seconds"]["verify"] > 0
+    for name in ("archive_zstd_tmpfs", "in_place_no_huge_pages", "in_place_own_criu"):
+        latency = runs[name]["token_latency"]
+        assert 0 < latency["after"] < 1
+        assert 0 < latency["before"] < 1
+        assert len(runs[name]["load"]) == 3
+    assert {taken["name"] for taken in benchmark.report()["checkpoints"]} == {"archive", "in-place", "checkpoint"}
+    assert (benchmark.folder / "report" / "report.html").is_file()
+    assert benchmark.left(host) == []
+    assert lab.ssh(host, f"ls {TINY}").stdout == ""
 
 
 def test_check_mode_changes_nothing(benchmark):

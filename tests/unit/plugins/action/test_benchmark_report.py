@@ -21,8 +21,9 @@ CAPTURED = json.loads((ROOT / "tests" / "unit" / "captures" / "benchmark_rows.js
 def report(tmp_path):
     """Run the task with these arguments; exit code and output. The host cannot be reached, and need not be."""
 
-    def run(*options, **arguments):
-        task = {"gpufleet.warmstart.benchmark_report": {"directory": str(tmp_path / "report"), **CAPTURED, **arguments}}
+    def run(*options, module="benchmark_report", **arguments):
+        told = arguments if module != "benchmark_report" else {"directory": str(tmp_path / "report"), **CAPTURED, **arguments}
+        task = {f"gpufleet.warmstart.{module}": told}
         (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
         done = subprocess.run(
             [Path(sys.executable).with_name("ansible-playbook"), "-i", "192.0.2.1,", tmp_path / "play.yml", *options],
@@ -41,7 +42,7 @@ def report(tmp_path):
 def test_writes_and_prints(report, tmp_path):
     code, output = report()
     assert code == 0, output
-    assert "restore_in_place 3 0 0.559 s 0.666 s 0.525 s 0.678 s 1.09".split() in [line.split() for line in output.splitlines()]
+    assert "restore_in_place 3 0 0.559 s 0.666 s 0.525 s 0.678 s 1.09".split() in [line.split()[:12] for line in output.splitlines()]
     written = json.loads((tmp_path / "report" / "report.json").read_text())
     assert written["collection"] == "gpufleet.warmstart 0.1.0"
     assert written["hosts"] == CAPTURED["hosts"]
@@ -67,3 +68,26 @@ def test_a_row_that_lacks_something_is_an_error(report, tmp_path):
     assert code != 0
     assert "rows[0] has no seconds." in output
     assert not (tmp_path / "report").exists()
+
+
+def test_fail_if_fails_once_the_report_is_written(report, tmp_path):
+    code, output = report(fail_if=["restore_archive.p95 > 0.1", "cold.p50 > 60"])
+    assert code == 2, output
+    assert "restore_archive.p95 > 0.1: restore_archive.p95 is" in output
+    assert "cold.p50" not in output
+    assert (tmp_path / "report" / "report.json").is_file()
+
+
+def test_compare_fails_where_a_method_got_worse(report, tmp_path):
+    slower = [{**row, "seconds": {part: 3 * value for part, value in row["seconds"].items()}} for row in CAPTURED["rows"]]
+    for name, rows in (("old", CAPTURED["rows"]), ("new", slower)):
+        assert report(directory=str(tmp_path / name), rows=rows)[0] == 0
+    files = {"before": str(tmp_path / "old" / "report.json"), "after": str(tmp_path / "new" / "report.json")}
+    code, output = report(module="benchmark_compare", **files)
+    assert code == 0, output
+    assert "restore_in_place 0.559 s 1.68 s 3.00".split() in [line.split()[:6] for line in output.splitlines()]
+    code, output = report(module="benchmark_compare", fail_if_worse=True, **files)
+    assert code == 2, output
+    assert "Worse: cold, restore_in_place, restore_archive." in output
+    code, output = report(module="benchmark_compare", before=files["before"], after=str(tmp_path / "play.yml"))
+    assert "Nothing compared:" in output

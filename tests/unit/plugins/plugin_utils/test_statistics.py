@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+import random
 import statistics
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpufleet.warmstart.plugins.plugin_utils._statistics import quantile, spread, summarise
+from ansible_collections.gpufleet.warmstart.plugins.plugin_utils._statistics import middles, quantile, ratio_interval, spread, summarise
 
 ROWS = json.loads((Path(__file__).parents[2] / "captures" / "benchmark_rows.json").read_text())["rows"]
 
@@ -62,3 +63,38 @@ def test_without_a_cold_start_there_is_no_speedup(keep):
 
 def test_no_rows():
     assert summarise([]) == {}
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 11])
+def test_bootstrap_medians_are_those_of_sorted_resamples(count):
+    """The shortcut of middles() against a bootstrap as it is written in books: the same distribution of the median's position."""
+    rng = random.Random(5)
+    plain = [statistics.median(rng.choices(range(count), k=count)) for _resample in range(20000)]
+    short = [(low + high) / 2 for seed in range(20) for low, high in middles(count, seed)]
+    assert statistics.mean(short) == pytest.approx(statistics.mean(plain), abs=0.06)
+    assert statistics.stdev(short) == pytest.approx(statistics.stdev(plain), rel=0.05)
+
+
+def test_interval_is_the_same_every_time_and_covers_the_truth():
+    rng = random.Random(7)
+    covered = 0
+    for _experiment in range(200):
+        cold, warm = ([rng.lognormvariate(mean, 0.1) for _run in range(15)] for mean in (1.0, 0.0))
+        low, high = ratio_interval(cold, warm)
+        assert ratio_interval(list(reversed(cold)), warm) == [low, high]
+        covered += low <= 2.718281828 <= high
+    assert 180 <= covered <= 200
+
+
+def test_interval_needs_two_runs_of_each():
+    assert ratio_interval([1.0], [1.0, 2.0]) is None
+
+
+def test_a_checkpoint_is_not_compared_with_a_cold_start():
+    taken = {**ROWS[1], "method": "freeze", "kind": "checkpoint"}
+    assert summarise([*ROWS, taken])["freeze"]["speedup_over_cold"] is None
+
+
+def test_a_cold_start_of_another_name_is_the_baseline():
+    rows = [{**row, "method": "plain", "kind": "cold"} if row["method"] == "cold" else row for row in ROWS]
+    assert summarise(rows)["restore_in_place"]["speedup_over_cold"] == summarise(ROWS)["restore_in_place"]["speedup_over_cold"]
