@@ -20,7 +20,7 @@ from pathlib import Path
 from ansible_collections.gpufleet.warmstart.plugins.module_utils import _cuda, _engine
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._golden import write_atomically
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import gpu_facts, gpu_map
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import gpu_facts, gpu_map, has_driver
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu_method import api_for, pick_method, plugin_path
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._memory import huge_pages
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Container
@@ -85,10 +85,6 @@ def write_records(container: Container, frozen: Frozen) -> None:
         write_atomically(checkpoint_record_path(container), json.dumps(frozen.record()))
 
 
-def has_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()
-
-
 def freeze(
     runner: Runner, container: Container, method: str = "auto", sleep_level: int = 1, lock_timeout: float = 10.0
 ) -> tuple[Frozen, dict[str, float], bool]:
@@ -101,7 +97,8 @@ def freeze(
         return Frozen(engine=container.engine[0]), {}, False
     engine, url = container.engine
     pids = cgroup_pids(container.pid)
-    picked = pick_method(method)
+    facts = gpu_facts()
+    picked = pick_method(method, facts)
     api = api_for(picked["method"], runner, picked["why"]) if picked["method"] in ("driver_api", "cuda_checkpoint") else None
     states = _cuda.states(pids, api)
     if not states:
@@ -112,18 +109,18 @@ def freeze(
         _cuda.mend(pids, api)
     timings: dict[str, float] = {}
     level = 0
-    if engine and sleep_level:
-        timings["engine_sleep"] = _engine.sleep(engine, url, sleep_level)
-        level = sleep_level if timings["engine_sleep"] else 0
-    frozen = Frozen(picked["method"], {}, gpu_facts()["gpus"], engine, url, level)
-    # before the suspend, so that the next run can mend what a killed one left
-    write_atomically(record_path(container), json.dumps(frozen.record()))
     try:
-        if api:
-            with huge_pages():
+        with huge_pages():  # for the memory that the engine pins in its sleep, too: every resume pins it again
+            if engine and sleep_level:
+                timings["engine_sleep"] = _engine.sleep(engine, url, sleep_level)
+                level = sleep_level if timings["engine_sleep"] else 0
+            frozen = Frozen(picked["method"], {}, facts["gpus"], engine, url, level)
+            # before the suspend, so that the next run can mend what a killed one left
+            write_atomically(record_path(container), json.dumps(frozen.record()))
+            if api:
                 done = _cuda.suspend(pids, lock_timeout, api)
-            timings.update(done["timings"])
-            frozen = Frozen(**{**frozen.record(), "gpu_memory": done["gpu_memory"]})
+                timings.update(done["timings"])
+                frozen = Frozen(**{**frozen.record(), "gpu_memory": done["gpu_memory"]})
     except WarmstartError:
         if level:
             with contextlib.suppress(WarmstartError):
@@ -142,7 +139,7 @@ def thaw(runner: Runner, container: Container, frozen: Frozen, wanted_map: dict 
     changed = False
     if frozen.method != "criu_plugin":
         method = pick_method()["method"] if frozen.method == "none" else frozen.method
-        pairs = gpu_map(frozen.gpus, gpu_facts()["gpus"], wanted_map or "auto")
+        pairs = gpu_map(frozen.gpus, gpu_facts()["gpus"], wanted_map or "auto", frozen.gpu_memory)
         with huge_pages():
             done = _cuda.resume(cgroup_pids(container.pid), pairs, frozen.gpu_memory, api_for(method, runner))
         timings, changed = dict(done["timings"]), done["changed"]

@@ -28,6 +28,7 @@ LIBRARY_FOLDERS = (
 
 # First driver branch, what came with it, and where that is written.
 DRIVER_CAPABILITIES = (
+    (535, "containers", "GPU containers with podman", "llmux, podman and CRIU example: requirements"),
     (550, "toggle", "cuda-checkpoint --toggle", "NVIDIA/cuda-checkpoint README"),
     (555, "action", "cuda-checkpoint --action, which CRIU's plugin needs", "criu 4.0 plugins/cuda README"),
     (570, "driver_api", "checkpoint functions in libcuda, lock timeout, use of NVML", "NVIDIA/cuda-checkpoint README, cuda.h 12.8"),
@@ -41,6 +42,10 @@ KNOWN_BAD_DRIVERS = (
     ("595.71.05", False, "killing a restored process that was not suspended first hangs the host", "NVIDIA/cuda-checkpoint#53"),
     ("610.57", True, "locking a multi-threaded server can crash it", "NVIDIA/cuda-checkpoint#58"),
 )
+
+
+def has_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()
 
 
 def open_library(name: str) -> ctypes.CDLL | None:
@@ -227,27 +232,33 @@ def uuid_bytes(gpu: str) -> bytes:
         raise WarmstartError("bad_input", f"{gpu!r} is not the UUID of a GPU (GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx).") from None
 
 
-def gpu_map(recorded: list[dict], here: list[dict], wanted="auto") -> dict[str, str]:
+def gpu_map(recorded: list[dict], here: list[dict], wanted="auto", needed: dict[str, int] | None = None) -> dict[str, str]:
     """Pairs old -> new UUID, one for every recorded GPU; empty where each GPU is the same as before.
 
-    `recorded` and `here` are lists of GPUs as in gpu_facts; `wanted` is "auto" or a mapping of UUIDs. Automatically, a
-    GPU stays where it is if it is here, else it takes the first free one of the same chip. Raises gpu_mismatch.
+    `recorded` and `here` are lists of GPUs as in gpu_facts; `wanted` is "auto" or a mapping of UUIDs; `needed` are the bytes
+    by recorded GPU. Automatically, a GPU stays where it is if it is here and has the memory free, else it takes one of the
+    same chip that has, those that need most first. Raises gpu_mismatch.
     """
     old, new = ({gpu["uuid"]: gpu for gpu in gpus} for gpus in (recorded, here))
-    pairs = {name: name for name in old if name in new} if wanted == "auto" else dict(wanted)
-    if wanted == "auto":
-        for name in (name for name in old if name not in pairs):
-            free = [other for other in new if other not in pairs.values() and _same_chip(old[name], new[other])]
-            if not free:
-                present = ", ".join(map(_label, here)) or "none"
-                raise WarmstartError("gpu_mismatch", f"No free GPU here for {_label(old[name])}; here are: {present}.")
-            pairs[name] = free[0]
+    pairs = _pair(old, new, needed or {}) if wanted == "auto" else dict(wanted)
     if set(pairs) != set(old) or len(set(pairs.values())) < len(pairs):
         raise WarmstartError("gpu_mismatch", f"gpu_map must pair every GPU of the checkpoint ({', '.join(old)}) with a GPU of its own.")
     for before, after in pairs.items():
         if after not in new or not _same_chip(old[before], new[after]):
             raise WarmstartError("gpu_mismatch", f"{_label(old[before])} cannot become {_label(new.get(after, {'uuid': after}))}.")
     return {} if all(before == after for before, after in pairs.items()) else pairs
+
+
+def _pair(old: dict[str, dict], new: dict[str, dict], needed: dict[str, int]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for name in sorted(old, key=lambda name: -needed.get(name, 0)):
+        free = [other for other in new if other not in pairs.values() and _same_chip(old[name], new[other])]
+        if not free:
+            present = ", ".join(map(_label, new.values())) or "none"
+            raise WarmstartError("gpu_mismatch", f"No free GPU here for {_label(old[name])}; here are: {present}.")
+        # too little memory on all of them is told by the resume, with the figures
+        pairs[name] = min(free, key=lambda other: (needed.get(name, 0) > new[other].get("memory_free", 0), other != name, other in old))
+    return pairs
 
 
 def _same_chip(one: dict, other: dict) -> bool:

@@ -9,6 +9,7 @@ facts in _gpu.py.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,16 @@ from pathlib import Path
 
 from ansible_collections.gpufleet.warmstart.plugins.module_utils import _cuda
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml, branch, capabilities, cdi_specs, gpu_facts, known_fault
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import (
+    Nvml,
+    branch,
+    capabilities,
+    cdi_specs,
+    gpu_facts,
+    has_driver,
+    known_fault,
+)
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import Podman
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
 
 # In the order that `auto` tries them, with the first driver branch of each.
@@ -92,7 +102,18 @@ def _require(method: str, facts: dict, asked: bool) -> str:
     return f"{plugin} and {binary} are here."
 
 
-def check(runner: Runner, requested: str = "auto", test: bool = False) -> dict:
+def require_cuda(podman: Podman, image: str) -> None:
+    """Refuse an image whose CUDA is newer than the driver runs, which would end in a "forward compatibility" error.
+
+    Images based on NVIDIA's name theirs in CUDA_VERSION; others, and those not on this host yet, are let be.
+    """
+    match = re.match(r"(\d+)\.(\d+)", podman.image_env(image).get("CUDA_VERSION", "")) if has_driver() else None
+    if match and tuple(map(int, match.groups())) > Nvml.load().cuda_version():
+        here = ".".join(map(str, Nvml.load().cuda_version()))
+        raise WarmstartError("cuda_too_new", f"{image} brings CUDA {match.group()}, driver {Nvml.load().driver()} runs {here}.")
+
+
+def check(runner: Runner, requested: str = "auto", test: bool = False, image: str | None = None) -> dict:
     """Everything that module cuda_checkpoint_check returns."""
     facts = gpu_facts()
     problems: list[tuple[WarmstartError, bool]] = []
@@ -116,6 +137,11 @@ def check(runner: Runner, requested: str = "auto", test: bool = False) -> dict:
         "plugin": plugin_path() or "",
         "cdi": cdi_specs(),
     }
+    if image:
+        try:
+            require_cuda(Podman(runner), image)
+        except WarmstartError as error:
+            problems.append((error, True))
     if test and picked["method"] in ("driver_api", "cuda_checkpoint"):
         try:
             report["self_test"] = self_test(api_for(picked["method"], runner))

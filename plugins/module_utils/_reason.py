@@ -298,7 +298,11 @@ REASONS = {
         Reason(
             "unreachable", "The server's host cannot be reached.", "Check the URL's host name, the network and, for https, the certificate."
         ),
-        Reason("timed_out", "The server was not ready in time.", "Read the server's log (podman logs NAME), or allow more time (timeout)."),
+        Reason(
+            "timed_out",
+            "The server was not ready in time.",
+            "Read the server's log (the file named above, or podman logs NAME), or allow more time (timeout).",
+        ),
         Reason("unhealthy", "The server answers, but not as a healthy one does.", "Read the server's log (podman logs NAME)."),
         Reason(
             "request_failed",
@@ -317,7 +321,11 @@ REASONS = {
             "Check the URL and the API (completions or chat).",
         ),
         Reason("no_tokens", "The server ended its answer without a single token.", "Check the prompt, the model and max_tokens."),
-        Reason("server_exited", "The container ended before the server became healthy.", "Read the server's log (podman logs NAME)."),
+        Reason(
+            "server_exited",
+            "The container ended before the server became healthy.",
+            "Read the server's log (the file named above, or podman logs NAME).",
+        ),
         Reason(
             "engine_refused",
             "The engine did not sleep or wake when asked.",

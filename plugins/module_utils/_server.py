@@ -8,7 +8,6 @@ Touches the one container it names. Restores are in _restore.py and fall back to
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._engine import apply
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import has_driver, prepare_to_end
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._freeze import prepare_to_end
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._golden import RUN, write_atomically
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu_method import require_cuda
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._podman import DECLARATION_LABEL, ENGINE_LABEL, Podman, declaration_digest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._probe import Probe
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
@@ -46,6 +46,7 @@ def cold_start(podman: Podman, name: str, server: dict, probe: Probe | None) -> 
         answer = probe.run(started) if probe else {}
     except WarmstartError as error:
         if error.reason.code != "name_in_use":
+            error.detail = f"{error.detail} {keep_log(podman, name)}".strip()
             remove(podman, name)
         raise
     return {
@@ -56,15 +57,15 @@ def cold_start(podman: Podman, name: str, server: dict, probe: Probe | None) -> 
     }
 
 
-def require_cuda(podman: Podman, image: str) -> None:
-    """Refuse an image whose CUDA is newer than the driver runs, which would end in a "forward compatibility" error.
-
-    Images based on NVIDIA's name theirs in CUDA_VERSION; others, and those not on this host yet, are let be.
-    """
-    match = re.match(r"(\d+)\.(\d+)", podman.image_env(image).get("CUDA_VERSION", "")) if has_driver() else None
-    if match and tuple(map(int, match.groups())) > Nvml.load().cuda_version():
-        here = ".".join(map(str, Nvml.load().cuda_version()))
-        raise WarmstartError("cuda_too_new", f"{image} brings CUDA {match.group()}, driver {Nvml.load().driver()} runs {here}.")
+def keep_log(podman: Podman, name: str) -> str:
+    """Keep the log of a server that will be removed, and say where. It is not returned: engines log what they were called with."""
+    found = podman.run("container", "logs", name, check=False)
+    if found.rc != 0:
+        return ""
+    path = RUN / "logs" / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(path, found.stdout + found.stderr)
+    return f"Its log is kept in {path}."
 
 
 def stop(podman: Podman, name: str) -> None:

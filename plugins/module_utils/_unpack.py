@@ -45,7 +45,7 @@ def folder_of(archive: Path) -> Path:
 def unpacked(archive: Path, identity: str, storage: Path) -> Iterator[tuple[Path, dict]]:
     """The archive to import, and the CRIU options that the import needs: those of the small one where that is possible.
 
-    It is not for a compressed archive, for one on another filesystem than podman's `storage`, and where the pages have no room.
+    It is not for a compressed archive, for one that cannot be linked into podman's `storage`, and where the pages have no room.
     """
     folder = folder_of(archive)
     if not (is_unpacked(folder, identity) or (can_be(archive, storage) and unpack(archive, folder, identity))):
@@ -64,7 +64,19 @@ def is_unpacked(folder: Path, identity: str) -> bool:
 
 
 def can_be(archive: Path, storage: Path) -> bool:
-    return compression_of(archive) == "none" and archive.stat().st_dev == storage.stat().st_dev
+    return compression_of(archive) == "none" and can_link(archive, storage)
+
+
+def can_link(archive: Path, storage: Path) -> bool:
+    """Whether a file beside the archive can have a hard link in the storage: not across filesystems, nor across bind mounts of one."""
+    with tempfile.NamedTemporaryFile(dir=archive.parent, prefix=".warmstart-link-") as file:
+        link = storage / f"{Path(file.name).name}.link"
+        try:
+            os.link(file.name, link)
+        except OSError:
+            return False
+        link.unlink()
+        return True
 
 
 def unpack(archive: Path, folder: Path, identity: str) -> bool:

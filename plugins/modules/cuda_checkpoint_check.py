@@ -30,6 +30,11 @@ options:
     type: str
     choices: [auto, driver_api, cuda_checkpoint, criu_plugin]
     default: auto
+  image:
+    description:
+      - An image on this host, by name; a driver that cannot run its CUDA is a reason (V(cuda_too_new)).
+      - Images based on NVIDIA's tell their CUDA in C(CUDA_VERSION); others pass.
+    type: str
   self_test:
     description:
       - Also start a small CUDA process (64 MiB of GPU memory), suspend it, resume it and compare its memory.
@@ -53,6 +58,12 @@ EXAMPLES = r"""
 - name: Show it
   ansible.builtin.debug:
     msg: "{{ cuda.method }}: {{ cuda.why }}"
+
+- name: Can the driver run the image's CUDA?
+  gpufleet.warmstart.cuda_checkpoint_check:
+    image: docker.io/vllm/vllm-openai:v0.26.0
+    required: true
+  become: true
 
 - name: Try it, and stop where it does not work
   gpufleet.warmstart.cuda_checkpoint_check:
@@ -92,7 +103,7 @@ capabilities:
   description: What this driver's branch can do.
   returned: always
   type: dict
-  sample: {toggle: true, action: true, driver_api: true, gpu_map: true, launch_job: false, cuda_ipc: false}
+  sample: {containers: true, toggle: true, action: true, driver_api: true, gpu_map: true, launch_job: false, cuda_ipc: false}
 gpus:
   description: The GPUs; memory in bytes.
   returned: always
@@ -169,7 +180,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import 
 
 def work(module: AnsibleModule, runner: Runner) -> dict:
     began = time.monotonic()
-    result = check(runner, module.params["method"], module.params["self_test"])
+    result = check(runner, module.params["method"], module.params["self_test"], module.params["image"])
     result["timings"] = {"total": time.monotonic() - began}
     if module.params["required"] and not result["ready"]:
         first = next(reason for reason in result["reasons"] if reason["certain"])
@@ -181,12 +192,13 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "method": {"type": "str", "choices": ["auto", "driver_api", "cuda_checkpoint", "criu_plugin"], "default": "auto"},
+            "image": {"type": "str"},
             "self_test": {"type": "bool", "default": False},
             "required": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    run_module(module, work, needs_root=module.params["self_test"])
+    run_module(module, work, needs_root=bool(module.params["self_test"] or module.params["image"]))
 
 
 if __name__ == "__main__":

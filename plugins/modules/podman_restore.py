@@ -93,7 +93,7 @@ options:
   gpu_map:
     description:
       - UUID of a GPU of the checkpoint to UUID of a GPU here, for each GPU of the checkpoint. Needs driver 580.
-      - Without it, a GPU that is here keeps its place, and any other takes the first free one of the same chip.
+      - Without it, a GPU stays the same if it is here and has the memory free, else it becomes one of the same chip that has.
     type: dict
   allowed_signers:
     description:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ sys.stdin.readline()
 
 def podman(*arguments: str, check: bool = True) -> str:
     return subprocess.run(["podman", *arguments], check=check, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def hog(left: int):
+    """Take all but `left` bytes of the first GPU meanwhile."""
+    from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import open_library
+
+    command = [sys.executable, "-c", HOG, open_library("libcuda.so.1")._name, str(left)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "0\n"
+        yield
+    finally:
+        process.communicate("go\n")
 
 
 def start_module(module: str, *options: str, **arguments) -> subprocess.Popen:
@@ -125,6 +140,9 @@ class Server:
         time.sleep(seconds)
         # a count that was under way when the GPU went is allowed
         return self.last()[0] <= count + 1
+
+
+two_gpus = pytest.mark.skipif(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) < 2, reason="needs two GPUs")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A CUDA server for the tests: holds 4 GB of random numbers on the GPU and writes a count and their checksum, for ever.
 
-`cuda_server.py FOLDER` writes FOLDER/count; a file FOLDER/spin with a number of seconds keeps the GPU busy for so long.
+`cuda_server.py FOLDER [GB]` writes FOLDER/count; a file FOLDER/spin with a number of seconds keeps the GPU busy for so long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 
 folder = Path(sys.argv[1])
 torch.manual_seed(0)
-numbers = torch.randint(-(2**62), 2**62, (4_000_000_000 // 8,), device="cuda")
+size = int(sys.argv[2]) if len(sys.argv) > 2 else 4
+numbers = torch.randint(-(2**62), 2**62, (size * 10**9 // 8,), device="cuda")
 count = 0
 while True:
     count += 1

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from ansible_collections.gpufleet.warmstart.plugins.module_utils import _cuda
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._process import RUN, cgroup_pids, leftover_devices
-from conftest import HOG, PYTHON, Server, finish_module, podman, run_module, start_module
+from conftest import PYTHON, Server, finish_module, hog, podman, run_module, start_module
 
 GB = 10**9
 
@@ -31,18 +30,6 @@ def spin(server: Server, seconds: float) -> None:
     (server.folder / "spin").write_text(str(seconds))
     while not (server.folder / "spinning").exists():
         time.sleep(0.01)
-
-
-@contextmanager
-def hog(left: int):
-    """Take all but `left` bytes of the GPU meanwhile."""
-    command = [sys.executable, "-c", HOG, _cuda.Cuda.load().library._name, str(left)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "0\n"
-        yield
-    finally:
-        process.communicate("go\n")
 
 
 def used() -> int:

@@ -146,6 +146,15 @@ def test_server_that_never_serves_is_removed_again(host, change, reason):
     assert host.containers() == []
 
 
+def test_log_of_a_server_that_never_served_is_kept(host):
+    command = ["sh", "-c", "echo swordfish; sleep 1; exit 3"]
+    result = host("server", {"name": NAME, "server": {**SERVER, "command": command}, "probe": PROBE})
+    refused(result, "server_exited")
+    log = f"/run/gpufleet-warmstart/logs/{NAME}"
+    assert f"Its log is kept in {log}." in result["msg"]
+    assert host.ssh(f"cat {log}; stat -c %a {log}") == "swordfish\n600"
+
+
 def test_server_on_a_taken_port_is_refused(serving):
     refused(serving("server", {"name": "second", "server": SERVER, "probe": PROBE}), "port_in_use")
     assert serving.containers() == [f"{NAME} running"]

@@ -20,6 +20,7 @@ from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import 
 CAPTURE = json.loads((Path(__file__).parents[2] / "captures" / "cuda_driver_580_h100.json").read_text())
 STEPS = CAPTURE["steps"]
 GPU = CAPTURE["gpus"][0]
+GB = 10**9
 NEED = 610271232  # of the captured process
 OTHER = {**GPU, "index": 1, "uuid": "GPU-00000000-1111-2222-3333-444444444444"}
 
@@ -248,6 +249,14 @@ def test_gpu_map_pairs_by_chip():
     assert _gpu.gpu_map([GPU], [GPU, OTHER], {GPU["uuid"]: OTHER["uuid"]}) == {GPU["uuid"]: OTHER["uuid"]}
 
 
+def test_gpu_map_goes_where_the_memory_is_free():
+    needed, swapped = {GPU["uuid"]: GB}, {GPU["uuid"]: OTHER["uuid"], OTHER["uuid"]: GPU["uuid"]}
+    full = {**GPU, "memory_free": GB - 1}
+    assert _gpu.gpu_map([GPU, OTHER], [full, OTHER], needed=needed) == swapped
+    assert _gpu.gpu_map([GPU, OTHER], [{**full, "memory_free": GB}, OTHER], needed=needed) == {}
+    assert _gpu.gpu_map([GPU, OTHER], [full, {**OTHER, "memory_free": 0}], needed=needed) == {}  # the resume says how much is missing
+
+
 @pytest.mark.parametrize(
     ("recorded", "here", "wanted"),
     [
@@ -266,7 +275,8 @@ def test_gpus_that_do_not_match(recorded, here, wanted):
 
 
 def test_what_drivers_can_do():
-    assert [name for name, able in _gpu.capabilities(CAPTURE["driver"]).items() if able] == ["toggle", "action", "driver_api", "gpu_map"]
+    able = [name for name, able in _gpu.capabilities(CAPTURE["driver"]).items() if able]
+    assert able == ["containers", "toggle", "action", "driver_api", "gpu_map"]
     assert not any(_gpu.capabilities("").values())
     assert _gpu.known_fault(CAPTURE["driver"]) is None
     assert _gpu.known_fault("610.57.04")[0]
