@@ -177,15 +177,16 @@ class Assembly:
         known = self.known()
         self.descriptor = os.open(self.archive, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.fchmod(self.descriptor, 0o600)
-            if self.layout.size:
-                os.posix_fallocate(self.descriptor, 0, self.layout.size)  # a disk too small shows before a byte moves
-            os.ftruncate(self.descriptor, self.layout.size)
-            have = self.step("resumed", self.resume, known)
-            have |= self.step("reused", self.reuse, [index for index in range(len(self.layout.chunks)) if index not in have])
-            missing = [places for places in self.layout.places().values() if not have.issuperset(places)]
-            self.step("fetched", lambda items: self.transfer(transport, items), missing)
-            os.fsync(self.descriptor)
+            with disk_errors(self.partial):
+                os.fchmod(self.descriptor, 0o600)
+                if self.layout.size:
+                    os.posix_fallocate(self.descriptor, 0, self.layout.size)  # a disk too small shows before a byte moves
+                os.ftruncate(self.descriptor, self.layout.size)
+                have = self.step("resumed", self.resume, known)
+                have |= self.step("reused", self.reuse, [index for index in range(len(self.layout.chunks)) if index not in have])
+                missing = [places for places in self.layout.places().values() if not have.issuperset(places)]
+                self.step("fetched", lambda items: self.transfer(transport, items), missing)
+                os.fsync(self.descriptor)
         except WarmstartError as error:
             error.facts.update(self.facts())
             raise

@@ -84,6 +84,11 @@ chunks:
   returned: when it was fetched now, and on failure of the transfer
   type: dict
   sample: {all: 150, resumed: 0, reused: 135, fetched: 15}
+complete:
+  description: Whether the archive was in place before, and whole.
+  returned: success
+  type: bool
+  sample: false
 partial:
   description: The folder beside O(folder) in which it is put together; gone afterwards, unless the run fails.
   returned: success
@@ -137,8 +142,8 @@ def decoded(name: str, text: str | None) -> bytes | None:
 def run(module: AnsibleModule, runner: Runner) -> dict:
     options = module.params
     wanted = Wanted(Path(options["folder"]), decoded("manifest", options["manifest"]), decoded("signature", options["signature"]))
-    nothing = {"bytes_received": 0, "partial": str(wanted.partial), "timings": {}}
     there = in_place(wanted)
+    nothing = {"bytes_received": 0, "complete": there != "", "partial": str(wanted.partial), "timings": {}}
     if there == "all" or module.check_mode:
         return {"changed": there != "all", **nothing}
     if there == "archive":

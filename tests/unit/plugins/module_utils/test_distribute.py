@@ -245,5 +245,5 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(_distribute, "os", types.SimpleNamespace(**{**vars(os), "posix_fallocate": fallocate}))
     with pytest.raises(WarmstartError) as caught:
         _distribute.fetch(request, share(tmp_path), 1)
-    assert caught.value.reason.code == "disk_full"
+    assert (caught.value.reason.code, caught.value.facts["bytes_received"]) == ("disk_full", 0)
     assert not request.partial.exists()
