@@ -15,6 +15,7 @@ import contextlib
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
