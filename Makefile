@@ -13,7 +13,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
 # Ansible wants UTF-8, and a new machine has no locale set.
 export LC_ALL := C.UTF-8
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench bench-distribute gpu-test lab lab-down lint sanity unit integration browser
+.PHONY: help setup demo test chaos bench bench-distribute gpu-test lab lab-down lint sanity unit integration browser
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -59,6 +59,9 @@ browser: ## Chromium, in which the tests look at the report
 
 integration: setup browser ## integration tests on lab hosts
 	$(BIN)/pytest tests/integration
+
+chaos: setup ## kill, cut, fill and forge during rollouts on lab hosts; prints a report
+	CHAOS=full $(BIN)/pytest -s tests/integration/test_chaos.py
 
 bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
 	$(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.provision

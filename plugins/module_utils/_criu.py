@@ -219,8 +219,7 @@ def criu_environment(runner: Runner, criu_path: str | None, criu_config: dict | 
         host_file = rpc_config_file(runner, runtime)
         refuse_ignored(options, runtime, host_file, config_files().get(host_file or "", {}))
     text = render_config(options)
-    folder = tempfile.mkdtemp(prefix="warmstart-criu-", dir=executable_folder())
-    try:
+    with scripts_folder() as folder:
         config = os.path.join(folder, "options.conf")
         write_private(config, text, 0o600)
         script = os.path.join(folder, "criu")
@@ -231,14 +230,27 @@ def criu_environment(runner: Runner, criu_path: str | None, criu_config: dict | 
             if parsed.rc != 0:
                 raise WarmstartError("bad_input", f"criu_config: {real} refuses these options: {complaint(parsed)}")
         yield os.pathsep.join((folder, root_path()))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def complaint(result: Result) -> str:
     """The line in which CRIU says what it does not like, without the usage text around it."""
     lines = [line for line in result.output.splitlines() if re.match(r"criu: |Error ", line)]
     return lines[-1] if lines else last_lines(result.output)
+
+
+@contextmanager
+def scripts_folder() -> Iterator[str]:
+    """A folder for scripts that goes with the block; those of runs that were killed go, too."""
+    parent = executable_folder()
+    for name in os.listdir(parent):
+        owner = re.match(r"warmstart-(\d+)-", name)
+        if owner and not os.path.exists(f"/proc/{owner.group(1)}"):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"warmstart-{os.getpid()}-", dir=parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def executable_folder() -> str:

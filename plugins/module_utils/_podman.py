@@ -159,6 +159,10 @@ class Podman:
         arguments, env = run_arguments(name, server, labels)
         return self.run(*arguments, env=env)
 
+    def names(self, pattern: str) -> list[str]:
+        """The names of all containers, running or not, that match the regular expression."""
+        return self.run("container", "ls", "--all", "--filter", f"name={pattern}", "--format", "{{.Names}}").stdout.split()
+
     def stop(self, name: str, at_once: bool = False) -> None:
         """Stop the container; `at_once` kills it without the ten seconds that it has to end by itself."""
         self.run("container", "stop", *(["--time", "0"] if at_once else []), name)

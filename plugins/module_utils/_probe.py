@@ -58,6 +58,7 @@ class Probe:
         # Imported here, since it takes 0.1 to 0.3 s that must not be on anybody's clock.
         self._httpx = need("httpx")
         self._options = {name: spec.get("default") if options.get(name) is None else options[name] for name, spec in PROBE_OPTIONS.items()}
+        self.prompt = self._options["prompt"]
         self._check_numbers()
         self.url = self._base_url()  # public: others check who listens there
         self._headers = self._checked_headers()

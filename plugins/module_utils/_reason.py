@@ -257,6 +257,16 @@ REASONS = {
             "Do not restore it; take a new golden checkpoint.",
         ),
         Reason(
+            "oracle_mismatch",
+            "The restored server answers another way than before it was frozen.",
+            "Bake a new version; set check_oracle to false for an engine whose greedy answers vary.",
+        ),
+        Reason(
+            "locked",
+            "Another rollout works on this host.",
+            "Wait until it is done. If its controller is gone for good, remove the lock's file.",
+        ),
+        Reason(
             "incompatible",
             "No golden checkpoint here fits this host.",
             "Bake one on a host of this compatibility class: playbook gpufleet.warmstart.golden.",

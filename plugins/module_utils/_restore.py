@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Options:
     gpu_map: dict | None = None
     thp: str = "always"
     allowed_signers: str | None = None
+    check_oracle: bool = True
     expect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class Plan:
     serving: bool  # the container already runs, from this checkpoint
     files: tuple[Path, ...] = ()  # that the restore will read
     frozen: _freeze.Frozen = _freeze.NOT_FROZEN  # how its GPU processes were suspended
+    oracle: dict | None = None  # what the server answered before (manifest)
 
 
 def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
@@ -135,7 +138,8 @@ def plan(podman: Podman, options: Options, holder: Container | None) -> Plan:
     podman.require_image(summary["image"], summary["image_id"])
     ports = published_ports(options.publish) or [(port["host_ip"], port["host_port"]) for port in summary["ports"]]
     frozen = _freeze.Frozen.from_record((manifest or {}).get("gpu"))
-    return Plan(identity, ports, summary["runtime"], False, (options.archive,), frozen)
+    oracle = manifest["oracle"] if manifest and options.check_oracle else None
+    return Plan(identity, ports, summary["runtime"], False, (options.archive,), frozen, oracle)
 
 
 def read_manifest(podman: Podman, options: Options) -> dict | None:
@@ -158,6 +162,7 @@ def restore(podman: Podman, options: Options, probe: Probe | None, check_mode: b
     The clock of `timings` runs from the restore command to the first token. Raises WarmstartError if neither the restore
     nor the fallback serves; then what held the name before holds it again, and runs if it ran.
     """
+    owed = not check_mode and mend(podman, options.name)
     holder = podman.inspect(options.name)
     try:
         planned = plan(podman, options, holder)
@@ -166,16 +171,33 @@ def restore(podman: Podman, options: Options, probe: Probe | None, check_mode: b
     except WarmstartError as error:
         if not may_fall_back(options, holder):
             raise
-        return fall_back(podman, options, probe, error, check_mode)
+        return fall_back(podman, options, probe, error, owed, check_mode)
     if check_mode:
         return {"changed": True, "path_taken": "archive" if options.archive else "in_place", "timings": {}}
-    with standing_aside(podman, options.name, holder if options.archive else None):
+    with standing_aside(podman, options.name, holder if options.archive else None, owed):
         try:
             return {"changed": True, **restore_now(podman, options, planned, probe)}
         except WarmstartError as error:
             if options.fallback is None:
                 raise
-            return fall_back(podman, options, probe, error)
+            return fall_back(podman, options, probe, error, owed)
+
+
+def mend(podman: Podman, name: str) -> bool:
+    """Give back a name that a killed run took from its container; returns whether that container ran before.
+
+    A container that runs in its place is what that run wanted, and has it now; one that does not run was half restored.
+    """
+    for aside in podman.names(f"^{re.escape(name)}-aside-[0-9a-f]{{12}}$"):
+        holder = podman.inspect(name)
+        if holder and holder.running:
+            remove(podman, aside)
+            continue
+        if holder:
+            remove(podman, name)
+        podman.rename(aside, name)
+        return True
+    return False
 
 
 def may_fall_back(options: Options, holder: Container | None) -> bool:
@@ -183,12 +205,12 @@ def may_fall_back(options: Options, holder: Container | None) -> bool:
     return options.fallback is not None and (holder is None or options.replace or not (holder.running or options.archive))
 
 
-def fall_back(podman: Podman, options: Options, probe: Probe | None, error: WarmstartError, check_mode: bool = False) -> dict:
+def fall_back(podman: Podman, options: Options, probe: Probe | None, error: WarmstartError, owed: bool, check_mode: bool = False) -> dict:
     """Cold start under the same name; the container that failed to restore goes only once the new one serves."""
     told = {"changed": True, "path_taken": "cold_start", **error.as_result()}
     if check_mode:
         return {**told, "timings": {}}
-    with standing_aside(podman, options.name, podman.inspect(options.name)):
+    with standing_aside(podman, options.name, podman.inspect(options.name), owed):
         try:
             return {**told, **cold_start(podman, options.name, options.fallback, probe)}
         except WarmstartError as second:
@@ -198,8 +220,11 @@ def fall_back(podman: Podman, options: Options, probe: Probe | None, error: Warm
 
 
 @contextlib.contextmanager
-def standing_aside(podman: Podman, name: str, container: Container | None) -> Iterator[None]:
-    """Free the name of `container`; it is removed after success, and has its name and runs again after failure."""
+def standing_aside(podman: Podman, name: str, container: Container | None, owed: bool) -> Iterator[None]:
+    """Free the name of `container`; it is removed after success.
+
+    After failure it has its name again, and runs if it did, or if that is owed.
+    """
     if container is None:
         yield
         return
@@ -210,7 +235,7 @@ def standing_aside(podman: Podman, name: str, container: Container | None) -> It
         yield
     except BaseException:
         podman.rename(container.id, name)
-        if container.running:
+        if container.running or owed:
             podman.run("container", "start", container.id)
         raise
     remove(podman, container.id)
@@ -265,6 +290,7 @@ def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | 
             if planned.frozen.method != "none":
                 timings.update(_freeze.thaw(podman.runner, podman.get(options.name), planned.frozen, options.gpu_map)[0])
             answer = probe.run(started) if probe else {}
+            require_same_answer(planned.oracle, answer, probe)
         except WarmstartError:
             undo(podman, options)
             raise
@@ -279,6 +305,18 @@ def restore_now(podman: Podman, options: Options, planned: Plan, probe: Probe | 
         "probe": answer,
         "timings": timings,
     }
+
+
+def require_same_answer(oracle: dict | None, answer: dict, probe: Probe | None) -> None:
+    """Refuse a restored server whose greedy answer to the same prompt is another one than before the checkpoint.
+
+    Texts are compared, as far as the shorter goes: tokens come in chunks of any size, and the probe may ask for fewer.
+    """
+    if not oracle or not answer.get("tokens") or probe.prompt != oracle["prompt"]:
+        return
+    before, now = "".join(oracle["tokens"]), "".join(answer["tokens"])
+    if not (before.startswith(now) or now.startswith(before)):
+        raise WarmstartError("oracle_mismatch", f"It answers {now[:60]!r}, and before the checkpoint {before[:60]!r}.")
 
 
 def listed(value) -> list:

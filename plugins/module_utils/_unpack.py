@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._archive import compression_of, part_of
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import executable_folder, write_private
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._criu import scripts_folder, write_private
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._golden import write_atomically
 
 WORTH_IT = 64 << 20  # bytes of pages; below, podman's copying takes no time
@@ -52,12 +52,9 @@ def unpacked(archive: Path, identity: str, storage: Path) -> Iterator[tuple[Path
     if not (is_unpacked(folder, identity) or (can_be(archive, storage) and unpack(archive, folder, identity))):
         yield archive, {}
         return
-    scripts = Path(tempfile.mkdtemp(prefix="warmstart-link-", dir=executable_folder()))
-    try:
-        write_private(str(scripts / "link-pages"), SCRIPT, 0o700)
-        yield folder / "import.tar", {"action-script": [str(scripts / "link-pages")]}
-    finally:
-        shutil.rmtree(scripts, ignore_errors=True)
+    with scripts_folder() as scripts:
+        write_private(os.path.join(scripts, "link-pages"), SCRIPT, 0o700)
+        yield folder / "import.tar", {"action-script": [os.path.join(scripts, "link-pages")]}
 
 
 def is_unpacked(folder: Path, identity: str) -> bool:

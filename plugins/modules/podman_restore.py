@@ -111,6 +111,12 @@ options:
     elements: str
     choices: [hook, criu_config, mount, privileged]
     default: []
+  check_oracle:
+    description: >-
+      Where the manifest has an oracle and O(probe) asks for tokens with the same prompt, refuse a restored server that answers another way
+      than before it was frozen. Needs O(archive).
+    type: bool
+    default: true
 seealso:
   - module: gpufleet.warmstart.podman_checkpoint
   - module: gpufleet.warmstart.podman_server
@@ -219,6 +225,7 @@ def main() -> None:
             "thp": {"type": "str", "choices": ["always", "unchanged"], "default": "always"},
             "gpu_map": {"type": "dict"},
             "allowed_signers": {"type": "str"},
+            "check_oracle": {"type": "bool", "default": True},
             "expect": {"type": "list", "elements": "str", "choices": list(EXPECTABLE), "default": []},
             "probe": PROBE_SUBOPTION,
             "fallback": {"type": "dict", "options": SERVER_OPTIONS},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ def run(*command: object, timeout: float = 600, **more: str) -> subprocess.Compl
         timeout=timeout,
         check=False,
     )
+
+
+def came_by(output: str, host: str) -> str:
+    """How the rollout's summary says the host came to serve."""
+    return re.findall(rf"\"{host} +(\w+) ", output)[-1]
 
 
 def run_lab(state: str, name: str, folder: Path, *options: str, **variables: object) -> subprocess.CompletedProcess[str]:
