@@ -13,7 +13,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
 # Ansible wants UTF-8, and a new machine has no locale set.
 export LC_ALL := C.UTF-8
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench gpu-test lab lab-down lint sanity unit integration
+.PHONY: help setup demo test bench bench-scale gpu-test lab lab-down lint sanity unit integration
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -60,6 +60,9 @@ bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
 	$(BIN)/ansible-playbook -i $(LAB_DIR)/inventory gpufleet.warmstart.provision
 	@status=0; PATH=$(BIN):$$PATH PYTHONPATH=.collections $(BIN)/python tests/bench/restore_overhead.py $(LAB_DIR)/inventory || status=$$?; \
 	[ -n "$(KEEP)" ] || $(MAKE) --no-print-directory lab-down || status=$$?; exit $$status
+
+bench-scale: setup ## what the controller spends on a simulated fleet; HOSTS=100, FORKS=20 (docs/scale.md)
+	$(BIN)/python tests/bench/scale.py --hosts $(or $(HOSTS),100) --forks $(or $(FORKS),20)
 
 gpu-test: setup ## tests on a GPU host, through the playbooks; GPU_TEST_PYTHON=... names a Python with torch
 	PATH=$(BIN):$$PATH $(BIN)/pytest -s -v tests/gpu
