@@ -16,8 +16,9 @@ import resource
 from pathlib import Path
 
 from ansible.errors import AnsibleError
-from ansible.plugins.connection.ssh import DOCUMENTATION  # noqa: F401 - ansible-core reads the options from here
-from ansible.plugins.connection.ssh import Connection as Ssh
+from ansible.plugins.connection import ssh
+
+DOCUMENTATION = ssh.DOCUMENTATION  # ansible-core reads the options from here
 
 CAPTURES = Path(os.environ.get("CAPTURES") or Path(__file__).parents[1] / "captures")
 # The end of a payload, where AnsiballZ calls its main function with one argument on each line.
@@ -42,7 +43,7 @@ def captured(key: str) -> bytes:
     raise AnsibleError(f"There is no capture of {key} in {CAPTURES.name}; capture_ssh.py says how to make one.")
 
 
-class Connection(Ssh):
+class Connection(ssh.Connection):
     transport = "simulated"
 
     def _bare_run(self, cmd, in_data, sudoable=True, checkrc=True):
