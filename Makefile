@@ -13,7 +13,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
 # Ansible wants UTF-8, and a new machine has no locale set.
 export LC_ALL := C.UTF-8
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos bench bench-distribute gpu-test lab lab-down lint sanity unit integration browser
+.PHONY: help setup demo test chaos bench bench-distribute bench-scale gpu-test lab lab-down lint sanity unit integration browser
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -70,6 +70,9 @@ bench: lab ## what Ansible adds to a restore, as ratios in one run on a lab host
 
 bench-distribute: setup ## golden checkpoints to 1, 2, 4, 8 lab hosts: registry against copy and rsync (rsync must be here)
 	PATH=$(BIN):$$PATH $(BIN)/python tests/bench/distribute.py
+
+bench-scale: setup ## what the controller spends on a simulated fleet; HOSTS=100, FORKS=20 (docs/scale.md)
+	$(BIN)/python tests/bench/scale.py --hosts $(or $(HOSTS),100) --forks $(or $(FORKS),20)
 
 gpu-test: setup ## tests on a GPU host, through the playbooks; GPU_TEST_PYTHON=... names a Python with torch
 	PATH=$(BIN):$$PATH $(BIN)/pytest -s -v tests/gpu
