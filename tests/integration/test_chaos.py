@@ -241,7 +241,7 @@ def host_rebooted(fleet):
 
 def reboot(fleet) -> None:
     """Restart the lab's host, a container of this machine, once podman restores there."""
-    for _ in range(3000):
+    for _time in range(3000):
         with contextlib.suppress(AssertionError):
             if fleet.on("cat /run/chaos 2>/dev/null; true") == "done":
                 break
