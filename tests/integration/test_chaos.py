@@ -115,7 +115,7 @@ def kill_at_restore(what: str) -> tuple[str, str]:
 
 @fault("previous", *SERVED, short=True)
 def criu_killed(fleet):
-    with fleet.when("pgrep -ox criu", "kill -9 $p"):
+    with fleet.when('pgrep -of "[c]riu swrk"', "kill -9 $p"):  # not one that is asked for its version
         yield
 
 
