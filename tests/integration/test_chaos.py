@@ -113,7 +113,7 @@ def kill_at_restore(what: str) -> tuple[str, str]:
     return 'pgrep -of "^podman container restore.*--import"', what
 
 
-@fault("previous", *SERVED, short=True)
+@fault("previous", *SERVED)
 def criu_killed(fleet):
     with fleet.when('pgrep -of "[c]riu swrk"', "kill -9 $p"):  # not one that is asked for its version
         yield
@@ -169,7 +169,7 @@ def archive_bit_flipped(fleet):
     yield
 
 
-@fault("kept", short=True)
+@fault("kept")
 def manifest_edited(fleet):
     manifest = fleet.golden("2")
     kept = manifest.read_bytes()
@@ -212,7 +212,7 @@ def port_taken(fleet):
         fleet.on("pkill -F /run/squatter; rm /run/squatter")
 
 
-@fault("kept", short=True)
+@fault("kept")
 def registry_down(fleet):
     fleet.variables.update(warmstart_distribute_via="registry", warmstart_distribute_location="127.0.0.1:9/golden")
     try:
