@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._command import Runner
-from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml, open_library, uuid_bytes
+from ansible_collections.gpufleet.warmstart.plugins.module_utils._gpu import Nvml, has_driver, open_library, uuid_bytes
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._process import Claims, hold_gpu
 from ansible_collections.gpufleet.warmstart.plugins.module_utils._reason import WarmstartError
 
@@ -153,8 +153,7 @@ class Cuda:
 def _load_cuda() -> Cuda:
     library = open_library("libcuda.so.1")
     if library is None:
-        loaded = Path("/proc/driver/nvidia/version").exists()
-        raise WarmstartError("cuda_library_missing" if loaded else "no_gpu", "libcuda.so.1 was not found.")
+        raise WarmstartError("cuda_library_missing" if has_driver() else "no_gpu", "libcuda.so.1 was not found.")
     return Cuda(library)
 
 

@@ -34,31 +34,26 @@ def same(one: dict, other: dict) -> bool:
     return all(one.get(key) == other.get(key) for key in ("controller", "user", "pid", "began"))
 
 
-def acquire(wanted: dict, gone: dict | None, lock: Path = LOCK) -> bool:
-    """Take the lock for `wanted`, from `gone` too if that still holds it. Returns whether it was not held before. Raises locked."""
+def acquire(wanted: dict, gone: dict | None, lock: Path = LOCK) -> None:
+    """Take the lock for `wanted`, from `gone` too if that still holds it; nothing happens if `wanted` has it. Raises locked."""
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     mine = lock.with_name(f"{lock.name}.{os.getpid()}")
     mine.write_text(json.dumps({**wanted, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}), encoding="utf-8")
     try:
         os.link(mine, lock)  # fails if there is one, and is never half there
-        return True
     except FileExistsError:
         holder = holder_of(lock)
         if holder and same(holder, wanted):
-            return False
+            return
         if holder and not (gone and same(holder, gone)):
             told = "{user} on {controller} (process {pid}) has rolled out {what} since {since}; the lock is {lock}."
             raise WarmstartError("locked", told.format(lock=lock, **holder), holder=holder) from None
         mine.replace(lock)
-        return True
     finally:
         mine.unlink(missing_ok=True)
 
 
-def release(wanted: dict, lock: Path = LOCK) -> bool:
-    """Give the lock up; returns whether `wanted` held it."""
-    holder = holder_of(lock)
-    if holder is None or not same(holder, wanted):
-        return False
-    lock.unlink(missing_ok=True)
-    return True
+def release(wanted: dict, lock: Path = LOCK) -> None:
+    """Give the lock up, if `wanted` holds it."""
+    if same(holder_of(lock) or {}, wanted):
+        lock.unlink(missing_ok=True)
